@@ -1,0 +1,1 @@
+"""What every room may use: errors, logging, catalogues, records, safe writing. Standard library and numpy only."""

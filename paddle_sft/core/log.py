@@ -1,0 +1,33 @@
+"""One logger for the whole suite. Rank 0 speaks; the other ranks only warn."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def get_logger() -> logging.Logger:
+    """The suite's logger; the first call sets it up (level from PADDLE_SFT_LOG_LEVEL, default INFO)."""
+    logger = logging.getLogger("paddle_sft")
+    if logger.handlers:
+        return logger
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
+    logger.addHandler(stream)
+    level = os.environ.get("PADDLE_SFT_LOG_LEVEL", "INFO").upper()
+    logger.setLevel(level if rank() == 0 else "WARNING")
+    logger.propagate = False
+    return logger
+
+
+def rank() -> int:
+    """The rank that paddle.distributed.launch gave this process, 0 outside of it."""
+    return int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+
+
+def num_ranks() -> int:
+    """How many ranks paddle.distributed.launch started, 1 outside of it."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
