@@ -1,0 +1,121 @@
+"""Folders and files that are there whole or not at all: write beside, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Dict, Iterator, List
+
+from paddle_sft.core.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+"""Size and CRC-32 of every file of a folder, written last: a folder without it is not complete."""
+_UNFINISHED = ".unfinished-"
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON beside `path`, then rename it there. Keys keep their order; text stays readable (UTF-8)."""
+    beside = path.with_name(f"{_UNFINISHED}{path.name}")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; on success it gets a manifest and takes the name `target`.
+
+    An existing `target` is replaced only then. After an error nothing of the new folder is left, and an existing
+    `target` is as it was.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{_UNFINISHED}{target.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        write_json(beside / MANIFEST, _describe(beside))
+        _sync_folder(beside)
+        _take_place(beside, target)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _take_place(beside: Path, target: Path) -> None:
+    old = target.with_name(f"{_UNFINISHED}old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(beside, target)
+    _sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _describe(folder: Path) -> Dict[str, dict]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "crc32": _checksum(path)} for path in files
+    }
+
+
+def _checksum(path: Path) -> str:
+    """CRC-32 of a file (about 1 GB/s): meant for damage, not for malice. Also forces the file to the disk."""
+    total = 0
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            total = zlib.crc32(block, total)
+        os.fsync(file.fileno())
+    return f"{total:08x}"
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def damage(folder: Path) -> List[str]:
+    """What is wrong with a folder that `atomic_folder` wrote; empty when it is whole."""
+    manifest = Path(folder) / MANIFEST
+    if not manifest.is_file():
+        return [f"{folder} has no {MANIFEST}: it was never finished"]
+    try:
+        expected = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError:
+        return [f"{manifest} is not readable JSON"]
+    problems = []
+    for name, entry in expected.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif path.stat().st_size != entry["bytes"]:
+            problems.append(f"{path} has {path.stat().st_size:,} bytes, {entry['bytes']:,} were written")
+        elif _checksum(path) != entry["crc32"]:
+            problems.append(f"{path} was changed after it was written (checksum)")
+    return problems
+
+
+def require_writable(folder: Path) -> None:
+    """Fail now, not at the first save.
+
+    Raises:
+        CheckpointError: the folder can't be created or written.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        probe = Path(folder) / f"{_UNFINISHED}probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise CheckpointError(f"can't write into {folder}: {error.strerror}; choose another output folder") from error

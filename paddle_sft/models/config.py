@@ -1,0 +1,89 @@
+"""config.json of either layout, in and out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict
+
+from paddle_sft.core.errors import ModelError
+from paddle_sft.models.families import FAMILIES, attention_window, find_family
+
+CONFIG_NAME = "config.json"
+
+
+def read_config(path: Path) -> Dict[str, Any]:
+    """Read a model folder's config.json (or that file itself) and spell it the way PaddleNLP 3.0.0b4 reads it.
+
+    transformers 5 moved rope_theta and rope_scaling into rope_parameters, and torch_dtype to dtype; PaddleNLP ignores
+    the new keys and falls back to theta 10,000 without a word.
+
+    Raises:
+        ModelError: no such file, not JSON, or a model that doesn't load exactly.
+    """
+    path = Path(path)
+    file = path / CONFIG_NAME if path.is_dir() else path
+    if not file.is_file():
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) if path.is_dir() else "no such folder"
+        raise ModelError(f"{path} has no {CONFIG_NAME} (found: {found or 'an empty folder'}); name a complete model folder")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{file} must hold a JSON object, it holds a {type(config).__name__}")
+    config = _spell_as_paddlenlp(config)
+    find_family(config, str(file))
+    return config
+
+
+def _spell_as_paddlenlp(config: Dict[str, Any]) -> Dict[str, Any]:
+    config = dict(config)
+    rope = config.pop("rope_parameters", None)
+    if rope:
+        rope = dict(rope)
+        config.setdefault("rope_theta", rope.pop("rope_theta", 10000.0))
+        if rope.get("rope_type", "default") != "default":
+            config.setdefault("rope_scaling", rope)
+    if "dtype" in config:
+        config["torch_dtype"] = config.pop("dtype")
+    scaling = config.get("rope_scaling")
+    if scaling and "rope_type" not in scaling and "type" in scaling:
+        config["rope_scaling"] = {**scaling, "rope_type": scaling["type"]}
+    return config
+
+
+def to_paddlenlp(config: Dict[str, Any]) -> Any:
+    """A PaddleNLP config object from what `read_config` returned."""
+    import paddlenlp.transformers as transformers
+
+    family = FAMILIES[config["model_type"]]
+    given = {key: value for key, value in config.items() if key not in ("model_type", "transformers_version")}
+    given["architectures"] = [family.model_class]
+    return getattr(transformers, family.config_class)(**given)
+
+
+def to_hugging_face(config: Any, dtype: str) -> Dict[str, Any]:
+    """The config.json that transformers reads, from a PaddleNLP config object."""
+    family = FAMILIES[config.model_type]
+    content: Dict[str, Any] = {"architectures": [family.hf_architecture], "model_type": config.model_type}
+    for key in family.hf_keys:
+        if getattr(config, key, None) is not None:
+            content[key] = getattr(config, key)
+    content.update(family.hf_constants)
+    content["torch_dtype"] = dtype
+    return content
+
+
+def require_within_window(config: Dict[str, Any], num_tokens: int, place: str) -> None:
+    """Refuse rows that are longer than the model's sliding window, which PaddleNLP's class ignores.
+
+    Raises:
+        ModelError: names the window and the remedy.
+    """
+    window = attention_window(config)
+    if window and num_tokens > window:
+        raise ModelError(
+            f"{place} looks back over a sliding window of {window} tokens, which PaddleNLP 3.0.0b4 ignores; "
+            f"rows of {num_tokens} tokens would be computed wrongly; set max_length to {window} or less"
+        )

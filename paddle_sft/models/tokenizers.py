@@ -1,0 +1,42 @@
+"""Tokenizers: PaddleNLP's, from a folder, and their files copied as they are."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from paddle_sft.core.errors import ModelError
+from paddle_sft.models.remote import TEXT_FILES
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """PaddleNLP's tokenizer of a model folder.
+
+    Raises:
+        ModelError: the folder has no tokenizer that PaddleNLP can read.
+    """
+    from paddlenlp.transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # PaddleNLP raises anything from ImportError to AttributeError here
+        raise ModelError(
+            f"{folder} has no tokenizer that PaddleNLP can read ({type(error).__name__}: {str(error).strip()[:200]}); "
+            "give a folder with tokenizer_config.json and its vocabulary as tokenizer_name_or_path"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{folder}: the tokenizer has no eos_token; set it in tokenizer_config.json: without it no answer ends")
+    return tokenizer
+
+
+def fill_token(tokenizer: Any) -> int:
+    """The id that fills the end of short rows. Any id would do (it is never trained); eos where there is no pad."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's files byte for byte; a rewrite through a library loses what that library doesn't know."""
+    for name in TEXT_FILES:
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, Path(target) / name)
