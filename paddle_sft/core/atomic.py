@@ -119,3 +119,21 @@ def require_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise CheckpointError(f"can't write into {folder}: {error.strerror}; choose another output folder") from error
+
+
+@contextlib.contextmanager
+def move_into(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder inside `folder`; on success its files are moved up, one rename each.
+
+    For results that lie beside other things. A reader sees each file whole, old or new.
+    """
+    beside = Path(folder) / f"{_UNFINISHED}result"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        for path in sorted(beside.iterdir()):
+            os.replace(path, Path(folder) / path.name)
+        _sync_folder(Path(folder))
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -31,3 +32,8 @@ def rank() -> int:
 def num_ranks() -> int:
     """How many ranks paddle.distributed.launch started, 1 outside of it."""
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+
+
+def silence_imports() -> None:
+    """Paddle and what it imports warn about their own deprecations and missing build tools; a user can mend neither."""
+    warnings.filterwarnings("ignore", module=r"paddle|paddlenlp|setuptools|_distutils_hack|pkg_resources|visualdl|matplotlib")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from paddle_sft.core.errors import ModelError
 from paddle_sft.models.remote import TEXT_FILES
+
+_HF_SENTENCEPIECE, _PADDLE_SENTENCEPIECE = "tokenizer.model", "sentencepiece.bpe.model"
+"""One file under two names: transformers' and PaddleNLP's Llama tokenizers each know their own only."""
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -18,8 +22,9 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from paddlenlp.transformers import AutoTokenizer
 
+    names = {"vocab_file": str(Path(folder) / _HF_SENTENCEPIECE)} if _needs_other_name(Path(folder)) else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **names)
     except Exception as error:  # PaddleNLP raises anything from ImportError to AttributeError here
         raise ModelError(
             f"{folder} has no tokenizer that PaddleNLP can read ({type(error).__name__}: {str(error).strip()[:200]}); "
@@ -40,3 +45,18 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TEXT_FILES:
         if (Path(source) / name).is_file():
             shutil.copyfile(Path(source) / name, Path(target) / name)
+    for have, lack in ((_HF_SENTENCEPIECE, _PADDLE_SENTENCEPIECE), (_PADDLE_SENTENCEPIECE, _HF_SENTENCEPIECE)):
+        if _is_llama(Path(target)) and (Path(target) / have).is_file() and not (Path(target) / lack).is_file():
+            shutil.copyfile(Path(target) / have, Path(target) / lack)
+
+
+def _needs_other_name(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()}
+    return _is_llama(folder) and _HF_SENTENCEPIECE in names and _PADDLE_SENTENCEPIECE not in names
+
+
+def _is_llama(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return False
+    return str(json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class", "")).startswith("LlamaTokenizer")

@@ -1,0 +1,165 @@
+"""Adapter folders: adapter.safetensors and adapter.json, in and out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddle_sft.adapters.attach import wrap
+from paddle_sft.adapters.base import Delta, adapted_linears
+from paddle_sft.adapters.catalogue import ADAPTERS
+from paddle_sft.core.atomic import write_json
+from paddle_sft.core.catalogue import choose
+from paddle_sft.core.errors import ModelError
+from paddle_sft.core.tensorfile import TensorFile, write_arrays
+from paddle_sft.models.hub import assign, stored
+from paddle_sft.models.linears import features, find_linears
+
+ADAPTER_WEIGHTS = "adapter.safetensors"
+ADAPTER_CONFIG = "adapter.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapter folder, checked. Arrays are named path.parameter, e.g. llama.layers.0.self_attn.q_proj.lora_a."""
+
+    folder: Path
+    method: str
+    config: Any
+    shapes: Dict[str, Tuple[int, int]]
+    """Path -> (in, out) of the base layer it was trained on."""
+    file: TensorFile
+
+    def delta(self, path: str) -> Delta:
+        """The trained update of one layer, alone, in float32."""
+        rows, columns = self.shapes[path]
+        delta = ADAPTERS[self.method].layer(rows, columns, self.config, "float32")
+        _fill(delta, path, self.file)
+        delta.eval()
+        return delta
+
+
+def adapter_arrays(model: nn.Layer) -> Dict[str, np.ndarray]:
+    """path.parameter -> array, for every adapted layer of a model."""
+    return {
+        f"{path}.{name}": stored(parameter)
+        for path, layer in adapted_linears(model).items()
+        for name, parameter in layer.delta.named_parameters()
+    }
+
+
+def save_adapter(folder: Path, model: nn.Layer, method: str, config: Any) -> None:
+    """Write the adapter of `model` into an existing folder."""
+    shapes = {path: list(features(layer.base)) for path, layer in adapted_linears(model).items()}
+    content = {
+        "method": method,
+        "format_version": FORMAT_VERSION,
+        **{key: value for key, value in asdict(config).items() if key != "target_modules"},
+        "base": {"model_type": model.config.model_type, "vocab_size": model.config.vocab_size, "linear_shapes": shapes},
+    }
+    write_arrays(Path(folder) / ADAPTER_WEIGHTS, adapter_arrays(model), {"format": "paddle_sft"})
+    write_json(Path(folder) / ADAPTER_CONFIG, content)
+
+
+def read_adapter(folder: Path) -> SavedAdapter:
+    """Open an adapter folder.
+
+    Raises:
+        ModelError: no adapter there, another program's adapter, damaged, or weights that don't fit its config.
+    """
+    folder = Path(folder)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(_no_adapter(folder))
+    try:
+        content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        method_name, base = content["method"], content["base"]
+        shapes = {path: tuple(shape) for path, shape in base["linear_shapes"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder / ADAPTER_CONFIG} is not a readable adapter config: {error!r}") from error
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"{folder}: adapter format {content.get('format_version')}, this version reads {FORMAT_VERSION}; upgrade paddle_sft"
+        )
+    method = choose(f"the method in {folder / ADAPTER_CONFIG}", method_name, ADAPTERS)
+    known = {field.name for field in fields(method.config)}
+    config = method.config(**{key: value for key, value in content.items() if key in known}, target_modules=tuple(shapes))
+    saved = SavedAdapter(folder, method_name, config, shapes, TensorFile(folder / ADAPTER_WEIGHTS))
+    _require_complete(saved)
+    return saved
+
+
+def load_adapter(model: nn.Layer, folder: Path) -> SavedAdapter:
+    """Attach a trained adapter to its base model, in place.
+
+    Raises:
+        ModelError: the adapter was trained on another base (the shapes that differ are named).
+    """
+    saved = read_adapter(folder)
+    linears = find_linears(model)
+    require_base(saved, {path: features(layer) for path, layer in linears.items()}, "the base model")
+    wrap(model, saved.method, saved.config, {path: linears[path] for path in saved.shapes})
+    fill_adapter(model, saved.file)
+    return saved
+
+
+def fill_adapter(model: nn.Layer, file: TensorFile) -> None:
+    """Give every adapted layer of `model` its weights from a file that has them all."""
+    for path, layer in adapted_linears(model).items():
+        _fill(layer.delta, path, file)
+
+
+def require_base(saved: SavedAdapter, shapes: Dict[str, Tuple[int, int]], place: str) -> None:
+    """Raise ModelError unless every layer the adapter needs is there with its shape."""
+    problems: List[str] = []
+    for path, shape in saved.shapes.items():
+        if path not in shapes:
+            problems.append(f"{path} is not there")
+        elif tuple(shapes[path]) != shape:
+            problems.append(f"{path} is {list(shapes[path])}, the adapter was trained on {list(shape)}")
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ModelError(
+            f"the adapter in {saved.folder} belongs to another base than {place}: {'; '.join(problems[:3])}{more}; "
+            "give the model it was trained on"
+        )
+
+
+def _fill(delta: Delta, path: str, file: TensorFile) -> None:
+    for name, parameter in delta.named_parameters():
+        full = f"{path}.{name}"
+        assign(parameter, file.read(full), file.specs[full].tag)
+
+
+def _require_complete(saved: SavedAdapter) -> None:
+    expected = {}
+    method = ADAPTERS[saved.method]
+    with paddle.LazyGuard():
+        for path, (rows, columns) in saved.shapes.items():
+            delta = method.layer(rows, columns, saved.config, "float32")
+            expected.update({f"{path}.{name}": tuple(p.shape) for name, p in delta.named_parameters()})
+    found = {name: spec.shape for name, spec in saved.file.specs.items()}
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not of this adapter" for name in found if name not in expected]
+    problems += [
+        f"{name} is {list(found[name])}, the config needs {list(expected[name])}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    if problems:
+        raise ModelError(f"{saved.folder}: the adapter's weights don't fit its config: {'; '.join(problems[:4])}")
+
+
+def _no_adapter(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"no adapter folder {folder}"
+    if (folder / "adapter_config.json").is_file() or (folder / "lora_config.json").is_file():
+        return f"{folder} is an adapter of PEFT or PaddleNLP; reading those is not available yet"
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "an empty folder"
+    return f"{folder} has no {ADAPTER_CONFIG} (found: {found}); name the output_dir or a checkpoint of a LoRA run"

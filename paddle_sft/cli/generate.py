@@ -1,0 +1,70 @@
+"""paddle-sft generate: answers to prompts, from a model with or without an adapter."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from paddle_sft.arguments.load import load_generate_arguments
+from paddle_sft.core.errors import ArgumentError
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Answer every prompt, print the answers, write them if asked to; return 0."""
+    arguments = load_generate_arguments(sys.argv[1:] if argv is None else argv)
+    prompts = _prompts(arguments)
+    import paddle
+
+    from paddle_sft.adapters.state import load_adapter
+    from paddle_sft.cli.report import write_lines
+    from paddle_sft.generate.generation import Sampling, generate_texts
+    from paddle_sft.models.device import choose_device, parameter_dtype
+    from paddle_sft.models.hub import load_model
+    from paddle_sft.models.remote import local_folder
+    from paddle_sft.models.tokenizers import load_tokenizer
+    from paddle_sft.train.upstream import quieten
+
+    quieten()
+    device, why = choose_device(arguments.device)
+    paddle.set_device(device)
+    paddle.seed(arguments.seed)
+    print(f"device: {device} ({why})", file=sys.stderr, flush=True)
+    folder = local_folder(arguments.model_name_or_path)
+    loaded = load_model(folder, parameter_dtype(arguments.dtype, device, "", "")[0])
+    if arguments.lora_path:
+        load_adapter(loaded.model, local_folder(arguments.lora_path))
+    sampling = Sampling(
+        arguments.max_new_tokens,
+        arguments.do_sample,
+        arguments.top_k,
+        arguments.top_p,
+        arguments.temperature,
+        arguments.repetition_penalty,
+    )
+    answers = generate_texts(loaded.model, load_tokenizer(folder), prompts, sampling, arguments.batch_size)
+    rows = [{"src": prompt, "output": output} for prompt, output in zip(prompts, answers)]
+    if arguments.output_file:
+        write_lines(Path(arguments.output_file), rows)
+    _show(rows)
+    return 0
+
+
+def _prompts(arguments: Any) -> List[Any]:
+    if arguments.prompt_file:
+        from paddle_sft.data.source import read_rows
+
+        rows = list(read_rows([Path(arguments.prompt_file)]))
+        missing = [place for row, place in rows if "src" not in row]
+        if missing:
+            raise ArgumentError(f"{missing[0]} has no src; each line of prompt_file is an object with src")
+        return [row["src"] for row, _ in rows]
+    prompts = arguments.prompt
+    return [prompts] if isinstance(prompts, str) else list(prompts)
+
+
+def _show(rows: List[Dict[str, Any]]) -> None:
+    for row in rows:
+        print(json.dumps(row["src"], ensure_ascii=False))
+        print(f"  -> {row['output']}")

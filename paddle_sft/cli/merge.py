@@ -1,0 +1,41 @@
+"""paddle-sft merge: base + adapter -> one model folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from paddle_sft.arguments.load import load_merge_arguments
+from paddle_sft.core.atomic import require_writable
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Merge, print the receipt, return 0."""
+    arguments = load_merge_arguments(sys.argv[1:] if argv is None else argv)
+    output = Path(arguments.output_path)
+    require_writable(output.parent)
+    import paddle
+
+    from paddle_sft.export.merge import MergeJob, describe, merge
+    from paddle_sft.models.device import choose_device
+    from paddle_sft.models.remote import local_folder
+    from paddle_sft.train.upstream import quieten
+
+    quieten()
+    device, why = choose_device(arguments.device)
+    paddle.set_device(device)
+    print(f"device: {device} ({why})", flush=True)
+    job = MergeJob(
+        local_folder(arguments.model_name_or_path),
+        local_folder(arguments.lora_path),
+        output,
+        arguments.format,
+        arguments.safe_serialization,
+        arguments.tolerance,
+        arguments.max_shard_size,
+        arguments.overwrite_output_dir,
+    )
+    print(describe(merge(job)))
+    print(f"{output} is a complete model folder ({arguments.format} layout)")
+    return 0

@@ -1,0 +1,92 @@
+"""The block that a run prints before it starts: what it will do, and every value the user did not write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Tuple
+
+import numpy as np
+
+from paddle_sft.arguments.load import Arguments
+from paddle_sft.models.hub import LoadedModel, unique_parameters
+
+
+class Report:
+    """Collects sections of (name, value, why) and shows them once."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._arguments = arguments
+        self._sections: Dict[str, List[Tuple[str, Any, str]]] = {}
+        self._notes: Dict[str, List[str]] = {}
+
+    def section(self, title: str, entries: Dict[str, Tuple[Any, str]]) -> None:
+        for name, (value, why) in entries.items():
+            self.add(title, name, value, why)
+
+    def add(self, title: str, name: str, value: Any, why: str = "") -> None:
+        self._sections.setdefault(title, []).append((name, value, why))
+
+    def lines(self, title: str, lines: Iterable[str]) -> None:
+        self._notes.setdefault(title, []).extend(lines)
+
+    def finish(self, loaded: LoadedModel, trainer: Any, resume_from: Optional[Path]) -> Dict[str, Any]:
+        """Add what is known only now; returns the numbers for plan.json."""
+        total, trainable = count_parameters(loaded.model)
+        layout = "Hugging Face" if loaded.is_hugging_face else "Paddle"
+        self.add("model", "model", f"{loaded.config['model_type']} from {loaded.place}", f"{layout} layout")
+        self.add("model", "parameters", f"{total:,}", "tied weights counted once")
+        self.add("model", "trainable", f"{trainable:,}", f"{trainable / total:.2%}")
+        numbers: Dict[str, Any] = {"total_parameters": total, "trainable_parameters": trainable}
+        if trainer.plan is not None:
+            numbers.update(self._training(trainer, resume_from))
+        for name, (value, why) in self._arguments.derived.items():
+            self.add("derived, not given", name, value, why)
+        return {**numbers, "derived": {name: list(entry) for name, entry in self._arguments.derived.items()}}
+
+    def _training(self, trainer: Any, resume_from: Optional[Path]) -> Dict[str, Any]:
+        plan, args = trainer.plan, trainer.args
+        tokens = sum(len(sample) for sample in trainer.data.train)
+        trained = sum(sample.num_trained for sample in trainer.data.train)
+        warmup = args.get_warmup_steps(plan.num_steps)
+        add = lambda name, value, why="": self.add("training", name, value, why)  # noqa: E731
+        add("stage", trainer.stage.name)
+        add("samples", f"{plan.num_samples:,}", f"{tokens:,} tokens, {trained:,} trained ({trained / tokens:.1%})")
+        cut = f"{plan.rows} rows x {plan.accumulation} accumulation x {plan.ranks} ranks"
+        add("effective batch", f"{plan.rows_per_step} samples", cut)
+        add("steps", f"{plan.num_steps:,}", f"{plan.steps_per_epoch:,} an epoch, {plan.num_steps / plan.steps_per_epoch:.2f} epochs")
+        add("learning rate", f"{args.learning_rate:g} {args.lr_scheduler_type.value}", f"{warmup} warm-up steps")
+        if resume_from is not None:
+            add("resuming from", str(resume_from), "the data goes on with the samples not seen yet")
+        return {
+            "num_samples": plan.num_samples,
+            "num_tokens": tokens,
+            "num_trained_tokens": trained,
+            "num_steps": plan.num_steps,
+            "steps_per_epoch": plan.steps_per_epoch,
+            "effective_batch": plan.rows_per_step,
+            "warmup_steps": warmup,
+        }
+
+    def text(self) -> str:
+        rows = ["-" * 100]
+        width = max(len(name) for entries in self._sections.values() for name, _, _ in entries)
+        for title in dict.fromkeys([*self._sections, *self._notes]):
+            rows.append(title)
+            for name, value, why in self._sections.get(title, []):
+                rows.append(f"  {name:<{width}}  {value}" + (f"  ({why})" if why else ""))
+            rows += [f"  {line}" for line in self._notes.get(title, [])]
+        return "\n".join([*rows, "-" * 100])
+
+
+def write_lines(path: Path, rows: Iterable[Dict[str, Any]]) -> None:
+    """JSON lines, text readable."""
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def count_parameters(model: Any) -> Tuple[int, int]:
+    """(all, trainable) numbers in the model, tied weights once."""
+    sizes = [(int(np.prod(p.shape)), not p.stop_gradient) for p in unique_parameters(model).values()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)

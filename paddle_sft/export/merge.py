@@ -1,0 +1,183 @@
+"""Base + adapter -> one complete model folder, tensor by tensor, checked before it is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+import numpy as np
+import paddle
+from tqdm import tqdm
+
+from paddle_sft.adapters.attach import wrap
+from paddle_sft.adapters.state import SavedAdapter, fill_adapter, read_adapter, require_base
+from paddle_sft.core.atomic import atomic_folder, write_json
+from paddle_sft.core.errors import ArgumentError, ModelError
+from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, from_float32, to_float32
+from paddle_sft.export.receipt import PROMPTS, TOLERANCES, compare_logits
+from paddle_sft.export.streamed import streamed_logits
+from paddle_sft.models.config import read_config
+from paddle_sft.models.hub import build_empty, require_complete, unique_parameters
+from paddle_sft.models.linears import features, find_linears
+from paddle_sft.models.tokenizers import copy_tokenizer, load_tokenizer
+from paddle_sft.models.weights import PDPARAMS_NAME, ModelWeights, rename_table
+from paddle_sft.models.writer import write_config, write_weights
+
+RECEIPT = "merge_receipt.json"
+_LONGEST_PROMPT = 64  # tokens; enough for every layer to matter, small beside any model
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """Where a merge reads and writes, and what it accepts."""
+
+    base: Path
+    adapter: Path
+    output: Path
+    layout: str = "paddle"
+    safe_serialization: bool = True
+    tolerance: Optional[float] = None
+    """Largest accepted difference of a logit; None takes TOLERANCES for the weights' type."""
+    max_shard_size: str = "5GB"
+    overwrite: bool = False
+
+
+class _Base:
+    """The base model's folder, opened and checked, and its network without weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = read_config(folder)
+        self.network = build_empty(self.config, "float32")
+        self.renames = rename_table(type(self.network), self.network.config)
+        self.weights = ModelWeights(folder, self.renames)
+        require_complete(self.weights, self.network, folder)
+        self.specs = [self.weights.spec(name) for name in unique_parameters(self.network)]
+
+    def read(self, name: str) -> Tuple[np.ndarray, str]:
+        return self.weights.read(name), self.weights.spec(name).tag
+
+
+def merge(job: MergeJob) -> Dict[str, Any]:
+    """Write the merged model folder and return its receipt.
+
+    Memory: one tensor at a time for writing, one layer at a time for the check, never the model (except with
+    safe_serialization false, whose format is one object).
+
+    Raises:
+        ModelError: the adapter belongs to another base, or the merged model is further from base + adapter than the
+            tolerance; then nothing is written.
+        ArgumentError: output_path is not empty.
+    """
+    _require_free(job)
+    base = _Base(job.base)
+    saved = read_adapter(job.adapter)
+    require_base(saved, {path: features(layer) for path, layer in find_linears(base.network).items()}, str(job.base))
+    with atomic_folder(job.output) as beside:
+        _write_merged(beside, base, saved, job)
+        copy_tokenizer(job.base, beside)
+        copy_tokenizer(job.adapter, beside)
+        receipt = _check(beside, base, saved, job)
+        write_json(beside / RECEIPT, receipt)
+    return receipt
+
+
+def _require_free(job: MergeJob) -> None:
+    output = job.output.resolve()
+    if output in (job.base.resolve(), job.adapter.resolve()):
+        raise ArgumentError(f"output_path {job.output} is the base or the adapter itself; name another folder")
+    if job.layout == "hf" and not job.safe_serialization:
+        raise ArgumentError("format hf is written as safetensors only; leave safe_serialization true")
+    if job.output.exists() and not job.overwrite and any(job.output.iterdir()):
+        raise ArgumentError(f"output_path {job.output} is not empty; name another folder, or set overwrite_output_dir to true")
+
+
+def merged_tensor(base: Any, saved: SavedAdapter, spec: TensorSpec) -> np.ndarray:
+    """One tensor of the merged model, stored as the base stores it: W + delta_weight(), added in float32."""
+    array, tag = base.read(spec.name)
+    path, _, parameter = spec.name.rpartition(".")
+    if parameter != "weight" or path not in saved.shapes:
+        return array
+    with paddle.no_grad():
+        update = saved.delta(path).delta_weight().numpy()
+    return from_float32(to_float32(array, tag) + update, tag)
+
+
+def _write_merged(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob) -> None:
+    bar = tqdm(total=len(base.specs), desc="merging", unit="tensor", mininterval=0.5)
+
+    def produce(spec: TensorSpec) -> np.ndarray:
+        bar.update(1)
+        return merged_tensor(base, saved, spec)
+
+    if job.safe_serialization:
+        write_weights(folder, base.specs, produce, base.renames, job.layout, job.max_shard_size)
+    else:
+        paddle.save({spec.name: produce(spec) for spec in base.specs}, str(folder / PDPARAMS_NAME))
+    bar.close()
+    write_config(folder, base.network.config, job.layout, _dtype_of(base.specs))
+
+
+def _dtype_of(specs: Any) -> str:
+    tags = [spec.tag for spec in specs]
+    tag = max(set(tags), key=tags.count)
+    return next(dtype for dtype, known in FLOAT_TAGS.items() if known == tag)
+
+
+def _check(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob) -> Dict[str, Any]:
+    """Compare base + adapter with what stands in `folder` now, both read from the disk."""
+    prompts = _prompt_ids(folder, base.config["vocab_size"])
+    adapted = build_empty(base.config, "float32")
+    linears = find_linears(adapted)
+    wrap(adapted, saved.method, saved.config, {path: linears[path] for path in saved.shapes})
+    fill_adapter(adapted, saved.file)
+    adapted.eval()
+    base.network.eval()
+    merged = ModelWeights(folder, base.renames)
+    require_complete(merged, base.network, folder)
+    before, after = [], []
+    for ids in tqdm(prompts, desc="checking", unit="prompt"):
+        before.append(streamed_logits(adapted, lambda name: base.read(name.replace(".base.", ".")), ids))
+        after.append(streamed_logits(base.network, lambda name: (merged.read(name), merged.spec(name).tag), ids))
+    dtype = _dtype_of(base.specs)
+    tolerance = job.tolerance if job.tolerance is not None else TOLERANCES[FLOAT_TAGS[dtype]]
+    receipt = {
+        **compare_logits(before, after),
+        "tolerance": tolerance,
+        "dtype": dtype,
+        "format": job.layout,
+        "method": saved.method,
+        "base": str(job.base),
+        "adapter": str(job.adapter),
+    }
+    _require_equal(receipt)
+    return receipt
+
+
+def _prompt_ids(folder: Path, vocab_size: int) -> list:
+    tokenizer = load_tokenizer(folder)
+    found = [tokenizer(text)["input_ids"][:_LONGEST_PROMPT] for text in PROMPTS]
+    largest = max(max(ids) for ids in found)
+    if largest >= vocab_size:
+        raise ModelError(f"{folder}: the tokenizer gives ids up to {largest}, the model knows {vocab_size} tokens")
+    return [np.array([ids]) for ids in found]
+
+
+def _require_equal(receipt: Dict[str, Any]) -> None:
+    difference = receipt["max_abs_logit_difference"]
+    if not difference <= receipt["tolerance"]:  # also true for NaN
+        raise ModelError(
+            f"the merged model's logits differ from base + adapter by up to {difference:.3g}, more than the tolerance "
+            f"{receipt['tolerance']:g} for {receipt['dtype']} (top-1 agreement {receipt['top1_agreement']:.1%}, "
+            f"KL {receipt['kl']:.2g}); nothing was written. Was the adapter trained on this base? "
+            "If the difference is acceptable, raise tolerance"
+        )
+
+
+def describe(receipt: Dict[str, Any]) -> str:
+    """The receipt in a sentence."""
+    return (
+        f"merged = base + adapter: logits differ by at most {receipt['max_abs_logit_difference']:.2e} "
+        f"(tolerance {receipt['tolerance']:g}), top-1 agreement {receipt['top1_agreement']:.2%}, KL {receipt['kl']:.1e} "
+        f"over {receipt['num_positions']} positions"
+    )

@@ -1,0 +1,1 @@
+"""Answers from a model: the loop is PaddleNLP's, the prompt is what training saw."""

@@ -1,0 +1,93 @@
+"""Answers from a model, one batch of equally long prompts at a time (no padding, so no mask can be wrong)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+import numpy as np
+import paddle
+from tqdm import tqdm
+
+from paddle_sft.core.catalogue import choose
+from paddle_sft.core.records import Conversation, Turn
+from paddle_sft.data.template import TEMPLATES
+from paddle_sft.data.tokenize import find_specials, tokenize_conversations
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: the likeliest (do_sample false), or drawn."""
+
+    max_new_tokens: int = 128
+    do_sample: bool = False
+    top_k: int = 0
+    top_p: float = 1.0
+    temperature: float = 1.0
+    repetition_penalty: float = 1.0
+
+
+def prompt_ids(prompts: Sequence[Any], tokenizer: Any, template: str = "default") -> List[np.ndarray]:
+    """Ids [T] of each prompt, exactly those that training put before the answer.
+
+    A prompt is a text, or a list user, assistant, user, ... of a conversation that the model goes on with.
+    """
+    conversations = [Conversation(_turns(prompt), f"prompt {number}") for number, prompt in enumerate(prompts, start=1)]
+    render = choose("template", template, TEMPLATES)
+    return [draft.ids for draft in tokenize_conversations(conversations, render, find_specials(tokenizer), tokenizer)]
+
+
+def _turns(prompt: Any) -> Tuple[Turn, ...]:
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    return tuple(Turn(("user", "assistant")[number % 2], text) for number, text in enumerate(texts))
+
+
+def generate_texts(
+    model: Any, tokenizer: Any, prompts: Sequence[Any], sampling: Sampling, batch_size: int, template: str = "default"
+) -> List[str]:
+    """The answer to each prompt, in order, without its end token."""
+    model.eval()
+    ids = prompt_ids(prompts, tokenizer, template)
+    answers: Dict[int, str] = {}
+    bar = tqdm(total=len(ids), desc="generating", unit="prompt", leave=False, mininterval=1.0)
+    for batch in _equal_lengths(ids, batch_size):
+        tokens = _generate(model, tokenizer, np.stack([ids[index] for index in batch]), sampling)
+        for index, row in zip(batch, tokens):
+            answers[index] = tokenizer.decode(_until_end(row, tokenizer.eos_token_id), skip_special_tokens=True).strip()
+        bar.update(len(batch))
+    bar.close()
+    return [answers[index] for index in range(len(ids))]
+
+
+def _generate(model: Any, tokenizer: Any, ids: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """New tokens [B, N] by PaddleNLP's loop."""
+    with paddle.no_grad():
+        tokens, _ = model.generate(
+            paddle.to_tensor(ids.astype("int64")),
+            attention_mask=paddle.ones(ids.shape, dtype="int64"),
+            decode_strategy="sampling" if sampling.do_sample else "greedy_search",
+            max_new_tokens=sampling.max_new_tokens,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            temperature=sampling.temperature,
+            repetition_penalty=sampling.repetition_penalty,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            use_cache=True,
+        )
+    return tokens.numpy()
+
+
+def _until_end(row: np.ndarray, eos: int) -> List[int]:
+    ends = np.flatnonzero(row == eos)
+    return row[: ends[0]].tolist() if len(ends) else row.tolist()
+
+
+def _equal_lengths(ids: Sequence[np.ndarray], batch_size: int) -> Iterator[List[int]]:
+    order = sorted(range(len(ids)), key=lambda index: (len(ids[index]), index))
+    for _, group in groupby(order, key=lambda index: len(ids[index])):
+        same = list(group)
+        for start in range(0, len(same), batch_size):
+            yield same[start : start + batch_size]

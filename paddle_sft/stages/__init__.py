@@ -1,0 +1,1 @@
+"""Stages: small objects that tell one trainer what to compute."""

@@ -1,0 +1,174 @@
+"""Checkpoints: one folder each, there whole or not at all, with all that a run needs to go on bit for bit."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from paddle_sft.core.atomic import atomic_folder, damage, write_json
+from paddle_sft.core.errors import CheckpointError
+from paddle_sft.core.log import get_logger
+from paddle_sft.core.records import Sample
+from paddle_sft.core.tensorfile import TensorFile, write_arrays
+from paddle_sft.train.plan import StepPlan
+
+OPTIMIZER = "optimizer.safetensors"
+RUN_STATE = "run_state.json"
+TRAINER_STATE = "trainer_state.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass
+class Progress:
+    """What a run has done so far, beside its weights. Floats survive JSON exactly (shortest round-trip form)."""
+
+    global_step: int = 0
+    loss_sum: float = 0.0
+    """Loss over all trained tokens so far."""
+    num_trained: int = 0
+    interval_loss_sum: float = 0.0
+    interval_num_trained: int = 0
+    interval_steps: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+    log_history: List[Dict[str, float]] = field(default_factory=list)
+    best_metric: Optional[float] = None
+    best_checkpoint: Optional[str] = None
+    """Folder name of the best checkpoint inside output_dir."""
+
+
+def describe_run(plan: StepPlan, samples: Sequence[Sample]) -> Dict[str, Any]:
+    """What must be the same on resume for the data order to go on: anything else would silently be another run."""
+    digest = 0
+    for sample in samples:
+        digest = zlib.crc32(sample.ids.tobytes(), zlib.crc32(sample.trained.tobytes(), digest))
+    return {
+        "num_samples": plan.num_samples,
+        "samples_per_step": plan.rows_per_step,
+        "seed": plan.seed,
+        "shuffle": plan.shuffle,
+        "dataloader_drop_last": plan.drop_last,
+        "data_crc32": f"{digest:08x}",
+    }
+
+
+def save_checkpoint(
+    folder: Path, weights: Any, optimizer_state: Dict[str, Any], schedule: Dict[str, Any], progress: Progress, run: dict
+) -> None:
+    """Write a checkpoint folder.
+
+    Raises:
+        CheckpointError: the disk is full or the folder can't be written; older checkpoints are untouched.
+    """
+    try:
+        with atomic_folder(folder) as beside:
+            weights.write(beside)
+            write_arrays(beside / OPTIMIZER, optimizer_state)
+            write_json(beside / RUN_STATE, {"run": run, "schedule": schedule})
+            write_json(beside / TRAINER_STATE, asdict(progress))
+    except OSError as error:
+        good = last_good(folder.parent)
+        rest = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
+        raise CheckpointError(
+            f"can't save {folder}: {error.strerror}; {rest}. Free space (or choose another output_dir) and run the same "
+            "command again: it goes on from there"
+        ) from error
+
+
+def list_checkpoints(output_dir: Path) -> List[Path]:
+    """checkpoint-N folders, oldest step first."""
+    found = [(int(match.group(1)), path) for path in Path(output_dir).glob("checkpoint-*")
+             if (match := _NAME.fullmatch(path.name)) and path.is_dir()]  # fmt: skip
+    return [path for _, path in sorted(found)]
+
+
+def last_good(output_dir: Path) -> Optional[Path]:
+    """The newest checkpoint that is whole; damaged newer ones are named in a warning and left alone."""
+    for path in reversed(list_checkpoints(output_dir)):
+        problems = damage(path)
+        if not problems:
+            return path
+        get_logger().warning("passing over the damaged checkpoint %s: %s", path, "; ".join(problems[:3]))
+    return None
+
+
+def require_good(folder: Path) -> Path:
+    """The checkpoint a user named.
+
+    Raises:
+        CheckpointError: it is no checkpoint or it is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / RUN_STATE).is_file():
+        raise CheckpointError(f"{folder} is no checkpoint of this suite (it has no {RUN_STATE}); name a checkpoint-N folder")
+    problems = damage(folder)
+    if problems:
+        raise CheckpointError(f"{folder} is damaged: {'; '.join(problems[:3])}; resume from another checkpoint")
+    return folder
+
+
+def read_progress(folder: Path, run: Dict[str, Any]) -> tuple:
+    """(Progress, schedule state) of a checkpoint.
+
+    Raises:
+        CheckpointError: the data or the batch changed since, so that the run can't go on with the samples it has not seen.
+    """
+    saved = json.loads((Path(folder) / RUN_STATE).read_text(encoding="utf-8"))
+    changed = [f"{key} was {saved['run'].get(key)!r}, now {value!r}" for key, value in run.items() if saved["run"].get(key) != value]
+    if changed:
+        raise CheckpointError(
+            f"{folder} belongs to a run over other data or batches ({'; '.join(changed)}); restore them, or start afresh "
+            "with another output_dir or overwrite_output_dir true"
+        )
+    progress = Progress(**json.loads((Path(folder) / TRAINER_STATE).read_text(encoding="utf-8")))
+    return progress, saved["schedule"]
+
+
+def optimizer_file(folder: Path) -> TensorFile:
+    return TensorFile(Path(folder) / OPTIMIZER)
+
+
+def remove_old(output_dir: Path, limit: Optional[int], best: Optional[str]) -> None:
+    """Keep the newest `limit` checkpoints and the best one."""
+    if not limit or limit < 1:
+        return
+    checkpoints = list_checkpoints(output_dir)
+    for path in checkpoints[: max(0, len(checkpoints) - limit)]:
+        if path.name != best:
+            shutil.rmtree(path)
+
+
+def find_resume(output_dir: Path, asked: Any, overwrite: bool) -> Optional[Path]:
+    """Where a run starts from.
+
+    Args:
+        asked: resume_from_checkpoint: a folder, true, or None. With None the last checkpoint in output_dir is taken
+            too: the same command goes on where it stopped.
+
+    Raises:
+        CheckpointError: output_dir holds something else than a run, or there is nothing to resume.
+    """
+    if isinstance(asked, str):
+        return require_good(Path(asked))
+    output_dir = Path(output_dir)
+    if overwrite and not asked:
+        for path in list_checkpoints(output_dir):
+            shutil.rmtree(path)
+        return None
+    good = last_good(output_dir)
+    if good is not None:
+        return good
+    if asked:
+        raise CheckpointError(f"resume_from_checkpoint is true and {output_dir} has no good checkpoint; leave it out to start afresh")
+    leftovers = sorted(path.name for path in output_dir.iterdir() if not path.name.startswith(".")) if output_dir.is_dir() else []
+    if leftovers:
+        raise CheckpointError(
+            f"output_dir {output_dir} is not empty ({', '.join(leftovers[:5])}) and has no checkpoint to resume from; "
+            "name another folder, or set overwrite_output_dir to true"
+        )
+    return None

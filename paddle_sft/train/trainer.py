@@ -1,0 +1,290 @@
+"""The trainer: PaddleNLP's set-up, precision and callbacks around a training loop of our own.
+
+PaddleNLP 3.0.0b4's loop averages losses per micro-batch, carries half a step into the next epoch, and replays the data
+on resume; a subclass that only overrides hooks inherits all three. So the loop is here: a step is what `StepPlan` says,
+its loss is the sum over trained tokens divided by the trained tokens of the whole step over all ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+import paddle
+from paddlenlp.trainer import PrinterCallback, Trainer
+
+from paddle_sft.core.errors import PaddleSFTError
+from paddle_sft.core.log import num_ranks, rank
+from paddle_sft.core.records import Sample
+from paddle_sft.data.collate import collate
+from paddle_sft.train import checkpoint
+from paddle_sft.train.callbacks import EarlyStopping, ProgressBar
+from paddle_sft.train.checkpoint import Progress
+from paddle_sft.train.evaluate import evaluate_samples
+from paddle_sft.train.gradients import sum_over_ranks
+from paddle_sft.train.optimizer import build_optimizer, optimizer_arrays, restore_optimizer
+from paddle_sft.train.plan import StepPlan, random_seed
+from paddle_sft.train.weights import trainable_parameters
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The samples of a run, and the id that fills short rows."""
+
+    train: Sequence[Sample]
+    dev: Sequence[Sample]
+    fill: int
+
+
+class SFTTrainer(Trainer):
+    """Runs a `StepPlan` over a model.
+
+    Args:
+        model: with the parameters that are not trained frozen.
+        stage: an entry of STAGES: its `loss` sums over the trained tokens of a batch.
+        args: PaddleNLP's TrainingArguments.
+        settings: the suite's TrainArguments.
+        weights: what is saved (train.weights).
+        data: the samples.
+        plan: which of them make a step.
+    """
+
+    def __init__(
+        self, model: Any, stage: Any, args: Any, settings: Any, weights: Any, data: RunData, plan: Optional[StepPlan]
+    ) -> None:
+        super().__init__(model=model, args=args)
+        self.stage = stage
+        self.settings = settings
+        self.weights = weights
+        self.data = data
+        self.plan = plan
+        self.progress = Progress()
+        self._trained_counts = np.array([sample.num_trained for sample in data.train], dtype=np.int64)
+        self._lengths = np.array([len(sample) for sample in data.train], dtype=np.int64)
+        self._run = checkpoint.describe_run(plan, data.train) if plan else {}
+        self._watch()
+
+    def _watch(self) -> None:
+        self.remove_callback(PrinterCallback)
+        self.add_callback(ProgressBar(self.settings.disable_tqdm))
+        if self.settings.early_stopping:
+            self.add_callback(
+                EarlyStopping(
+                    self,
+                    self.settings.early_stopping_patience,
+                    self.settings.early_stopping_threshold,
+                    self._best_metric_name(),
+                    bool(self.args.greater_is_better),
+                )
+            )
+
+    # ---- the run -----------------------------------------------------------------------------------------------
+
+    def train(self, resume_from: Optional[Path] = None) -> Dict[str, float]:
+        """Train from the start, or from a checkpoint folder, to the end of the plan. Returns the run's metrics."""
+        self._set_up(resume_from)
+        first_step, began = self.progress.global_step, time.time()
+        seconds_before = self.progress.seconds
+        self._last_log_time, self._last_log_tokens = began, self.progress.num_tokens
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        if self.settings.eval_at_start and first_step == 0:
+            self.evaluate()
+            self.control.should_training_stop = False
+        for step in range(first_step, self.plan.num_steps):
+            self._one_step(step)
+            self.progress.seconds = seconds_before + time.time() - began
+            self._follow_control()
+            if self.control.should_training_stop:
+                break
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        if self.args.load_best_model_at_end and self.progress.best_checkpoint:
+            self.weights.read(Path(self.args.output_dir) / self.progress.best_checkpoint)
+        return self._summary()
+
+    def _set_up(self, resume_from: Optional[Path]) -> None:
+        self.is_in_train = True
+        self.trainable = trainable_parameters(self.model)
+        self.create_optimizer_and_scheduler(self.plan.num_steps)
+        if self.do_grad_scaling:  # fp16, GPU only
+            self.model, self.optimizer = paddle.amp.decorate(
+                models=self.model, optimizers=self.optimizer, level=self.args.fp16_opt_level, dtype=self.amp_dtype
+            )
+        self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
+        if resume_from is not None:
+            self.progress, schedule = checkpoint.read_progress(resume_from, self._run)
+            self.weights.read(resume_from)
+            restore_optimizer(self.optimizer, self.trainable, checkpoint.optimizer_file(resume_from))
+            self.lr_scheduler.set_state_dict(schedule)
+        if num_ranks() > 1:
+            for parameter in self.model.parameters():
+                paddle.distributed.broadcast(parameter, src=0)
+        self.state.max_steps = self.plan.num_steps
+        self.state.num_train_epochs = math.ceil(self.plan.num_steps / self.plan.steps_per_epoch)
+        self.state.is_local_process_zero = self.state.is_world_process_zero = rank() == 0
+        self._show_state()
+
+    def _show_state(self) -> None:
+        """Keep PaddleNLP's state, which its callbacks read, in step with ours."""
+        self.state.global_step = self.progress.global_step
+        self.state.epoch = self.progress.global_step / self.plan.steps_per_epoch if self.plan else 0.0
+        self.state.best_metric = self.progress.best_metric
+        self.state.best_model_checkpoint = self.progress.best_checkpoint
+        self.state.log_history = self.progress.log_history
+
+    def create_optimizer(self, lr_scheduler: Any = None) -> Any:
+        self.optimizer = build_optimizer(self.trainable, self.lr_scheduler, self.args)
+        return self.optimizer
+
+    # ---- one optimizer step ------------------------------------------------------------------------------------
+
+    def _one_step(self, step: int) -> None:
+        if step % self.plan.steps_per_epoch == 0:
+            self.control = self.callback_handler.on_epoch_begin(self.args, self.state, self.control)
+        self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
+        indices = self.plan.indices(step)
+        num_trained = int(self._trained_counts[indices].sum())
+        loss_sum = self._forward_backward(step, num_trained)
+        if not math.isfinite(loss_sum):
+            self._refuse_to_go_on(step, indices, loss_sum)
+        if num_ranks() > 1:
+            sum_over_ranks(list(self.trainable.values()))
+        self._update()
+        self._count(loss_sum, num_trained, int(self._lengths[indices].sum()))
+        self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        if (step + 1) % self.plan.steps_per_epoch == 0 or step + 1 == self.plan.num_steps:
+            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
+
+    def _forward_backward(self, step: int, num_trained: int) -> float:
+        """Gradients of sum(loss) / num_trained over this rank's micro-batches; returns sum(loss) over all ranks."""
+        self.model.train()
+        total = paddle.zeros([], dtype="float64")
+        for number, indices in enumerate(self.plan.micro_batches(step, rank())):
+            if len(indices) == 0:
+                continue
+            paddle.seed(random_seed(self.args.seed, step, number, rank()))
+            batch = collate([self.data.train[index] for index in indices], self.data.fill)
+            with self.autocast_smart_context_manager():
+                loss = self.stage.loss(self.model, batch)
+            scaled = loss / num_trained
+            (self.scaler.scale(scaled) if self.do_grad_scaling else scaled).backward()
+            total += loss.detach().astype("float64")
+        if num_ranks() > 1:
+            paddle.distributed.all_reduce(total)
+        return float(total)
+
+    def _update(self) -> None:
+        if self.do_grad_scaling:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.lr_scheduler.step()
+        self.optimizer.clear_grad()
+
+    def _refuse_to_go_on(self, step: int, indices: np.ndarray, loss: float) -> None:
+        places = [self.data.train[index].place for index in indices[:8]]
+        raise PaddleSFTError(
+            f"the loss of step {step + 1} is {loss}; the step was not applied. Its samples: {', '.join(places)}"
+            f"{', ...' if len(indices) > 8 else ''}. Lower learning_rate, or look at these samples"
+        )
+
+    def _count(self, loss_sum: float, num_trained: int, num_tokens: int) -> None:
+        progress = self.progress
+        progress.global_step += 1
+        progress.loss_sum += loss_sum
+        progress.num_trained += num_trained
+        progress.interval_loss_sum += loss_sum
+        progress.interval_num_trained += num_trained
+        progress.interval_steps += 1
+        progress.num_tokens += num_tokens
+        self._show_state()
+
+    # ---- logs, evaluation, checkpoints -------------------------------------------------------------------------
+
+    def _follow_control(self) -> None:
+        if self.control.should_log:
+            self._log_interval()
+        metrics = self.evaluate() if self.control.should_evaluate else None
+        if self.control.should_save:
+            self._save_checkpoint(self.model, metrics)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _log_interval(self) -> None:
+        progress = self.progress
+        now = time.time()
+        speed = (progress.num_tokens - self._last_log_tokens) / max(now - self._last_log_time, 1e-9)
+        self._last_log_time, self._last_log_tokens = now, progress.num_tokens
+        logs = {
+            "loss": progress.interval_loss_sum / max(progress.interval_num_trained, 1),
+            "learning_rate": float(self.optimizer.get_lr()),
+            "tokens_per_second": round(speed, 1),
+        }
+        progress.interval_loss_sum, progress.interval_num_trained, progress.interval_steps = 0.0, 0, 0
+        self.log(logs)
+
+    def log(self, logs: Dict[str, float], **kwargs: Any) -> None:
+        """Append to the history and tell every logger."""
+        entry = {"step": self.progress.global_step, "epoch": round(self.state.epoch or 0.0, 4), **logs}
+        self.progress.log_history.append(entry)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, dict(entry))
+
+    def evaluate(self, samples: Optional[Sequence[Sample]] = None) -> Dict[str, float]:
+        """Metrics over the dev samples, logged."""
+        self.model.eval()
+        metrics = evaluate_samples(
+            self._logits, self.data.dev if samples is None else samples, self.args.per_device_eval_batch_size, self.data.fill
+        )
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _logits(self, input_ids: paddle.Tensor) -> paddle.Tensor:
+        with self.autocast_smart_context_manager():
+            return self.stage.logits(self.model, input_ids)
+
+    def _save_checkpoint(self, model: Any, metrics: Optional[Dict[str, float]] = None) -> None:
+        output_dir = Path(self.args.output_dir)
+        folder = output_dir / f"checkpoint-{self.progress.global_step}"
+        self._remember_best(metrics, folder.name)
+        if rank() == 0:
+            checkpoint.save_checkpoint(
+                folder,
+                self.weights,
+                optimizer_arrays(self.optimizer, self.trainable),
+                self.lr_scheduler.state_dict(),
+                self.progress,
+                self._run,
+            )
+            checkpoint.remove_old(output_dir, self.args.save_total_limit, self.progress.best_checkpoint)
+        if num_ranks() > 1:
+            paddle.distributed.barrier()
+
+    def _best_metric_name(self) -> str:
+        name = self.args.metric_for_best_model or "loss"
+        return name if name.startswith("eval_") else f"eval_{name}"
+
+    def _remember_best(self, metrics: Optional[Dict[str, float]], name: str) -> None:
+        if metrics is None or not self.args.load_best_model_at_end:
+            return
+        metric = self._best_metric_name()
+        if metric not in metrics:
+            raise PaddleSFTError(f"metric_for_best_model is {metric!r}; evaluation gives {', '.join(metrics)}")
+        value, best = metrics[metric], self.progress.best_metric
+        if best is None or (value > best if self.args.greater_is_better else value < best):
+            self.progress.best_metric, self.progress.best_checkpoint = value, name
+            self._show_state()
+
+    def _summary(self) -> Dict[str, float]:
+        progress = self.progress
+        return {
+            "train_loss": progress.loss_sum / max(progress.num_trained, 1),
+            "train_steps": progress.global_step,
+            "train_epochs": round(progress.global_step / self.plan.steps_per_epoch, 4),
+            "train_tokens": progress.num_tokens,
+            "train_runtime": round(progress.seconds, 3),
+            "train_tokens_per_second": round(progress.num_tokens / max(progress.seconds, 1e-9), 1),
+        }

@@ -1,0 +1,47 @@
+"""The door to PaddleNLP's TrainingArguments and its loggers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from paddle_sft.arguments.load import Arguments
+from paddle_sft.core.log import num_ranks, rank
+
+
+def quieten() -> None:
+    """PaddleNLP logs every file it touches; a user needs its warnings."""
+    from paddlenlp.utils.log import logger
+
+    logger.set_level("ERROR" if rank() else "WARNING")
+
+
+def training_arguments(arguments: Arguments, half_precision: str) -> Any:
+    """PaddleNLP's TrainingArguments for this run.
+
+    Args:
+        half_precision: "bf16", "fp16" or "" as decided for the device (a CPU computes in float32 only).
+    """
+    from paddlenlp.trainer import TrainingArguments
+
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    ours = {key: value for key, value in dataclasses.asdict(arguments.train).items() if key in known and value is not None}
+    values = {**ours, **arguments.upstream}
+    values.update(
+        # do_eval alone would make PaddleNLP evaluate every logging_steps; the evaluation at the end is ours
+        do_eval=values.get("evaluation_strategy", "no") != "no",
+        bf16=half_precision == "bf16",
+        fp16=half_precision == "fp16",
+        report_to=[name for name in (arguments.train.report_to or []) if name != "none"],
+        resume_from_checkpoint=None,
+        disable_tqdm=True,  # our progress bar, not PaddleNLP's
+    )
+    return TrainingArguments(**values)
+
+
+def start_ranks() -> None:
+    """Join the other ranks, once, when a launcher started several."""
+    import paddle
+
+    if num_ranks() > 1 and not paddle.distributed.is_initialized():
+        paddle.distributed.init_parallel_env()

@@ -1,0 +1,60 @@
+"""What a run trains and therefore saves: an adapter, or the whole model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict
+
+import paddle
+from paddle import nn
+
+from paddle_sft.adapters.state import ADAPTER_WEIGHTS, fill_adapter, save_adapter
+from paddle_sft.core.errors import CheckpointError
+from paddle_sft.core.tensorfile import TensorFile
+from paddle_sft.models.hub import assign, unique_parameters
+from paddle_sft.models.tokenizers import copy_tokenizer
+from paddle_sft.models.weights import ModelWeights
+from paddle_sft.models.writer import renames_of, write_model
+
+
+class FullWeights:
+    """Every weight of the model, as a model folder in Paddle's layout."""
+
+    def __init__(self, model: nn.Layer, tokenizer_folder: Path) -> None:
+        self.model = model
+        self.tokenizer_folder = tokenizer_folder
+
+    def write(self, folder: Path) -> None:
+        write_model(folder, self.model, "paddle")
+        copy_tokenizer(self.tokenizer_folder, folder)
+
+    def read(self, folder: Path) -> None:
+        weights = ModelWeights(folder, renames_of(self.model))
+        for name, parameter in unique_parameters(self.model).items():
+            if name not in weights:
+                raise CheckpointError(f"{folder} lacks {name}: it was made by a run of another kind")
+            assign(parameter, weights.read(name), weights.spec(name).tag)
+
+
+class AdapterWeights:
+    """The adapter alone, as an adapter folder."""
+
+    def __init__(self, model: nn.Layer, method: str, config: Any, tokenizer_folder: Path) -> None:
+        self.model = model
+        self.method = method
+        self.config = config
+        self.tokenizer_folder = tokenizer_folder
+
+    def write(self, folder: Path) -> None:
+        save_adapter(folder, self.model, self.method, self.config)
+        copy_tokenizer(self.tokenizer_folder, folder)
+
+    def read(self, folder: Path) -> None:
+        if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
+            raise CheckpointError(f"{folder} lacks {ADAPTER_WEIGHTS}: it was made by a run without lora")
+        fill_adapter(self.model, TensorFile(Path(folder) / ADAPTER_WEIGHTS))
+
+
+def trainable_parameters(model: nn.Layer) -> Dict[str, paddle.Tensor]:
+    """Name -> parameter that the optimizer changes; a tied pair once."""
+    return {name: parameter for name, parameter in unique_parameters(model).items() if not parameter.stop_gradient}

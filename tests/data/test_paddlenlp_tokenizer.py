@@ -1,0 +1,63 @@
+"""The fake tokenizer of the other tests, held against a real one."""
+
+from __future__ import annotations
+
+import pytest
+
+from paddle_sft.data.build import build_samples
+
+WORDS = "the model reads a prompt and writes an answer, then it stops. 你好，世界 été"
+ROWS = [
+    {"src": "the prompt", "tgt": "an answer"},
+    {"src": ["", "reads a  prompt\n"], "tgt": ["writes", " 你好 \U0001f600"]},
+    {"src": "\u200b", "tgt": "stops."},  # a text that this tokenizer normalises away
+]
+
+
+@pytest.fixture(scope="module")
+def llama_tokenizer(tmp_path_factory):
+    spm = pytest.importorskip("sentencepiece")
+    transformers = pytest.importorskip("paddlenlp.transformers")
+    folder = tmp_path_factory.mktemp("tokenizer")
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter([WORDS] * 20),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=330,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return transformers.LlamaTokenizer(str(folder / "tokenizer.model"))
+
+
+def test_ids_are_the_tokenizers_own(llama_tokenizer, write, arguments):
+    write("train.json", ROWS)
+    built = build_samples(arguments(), llama_tokenizer, "train", "sft")
+    bos, eos = llama_tokenizer.bos_token_id, llama_tokenizer.eos_token_id
+    assert len(built) == len(ROWS)
+    for row, sample in zip(ROWS, built.samples):
+        ids, trained = [bos], [False]
+        sources, targets = ([row[key]] if isinstance(row[key], str) else row[key] for key in ("src", "tgt"))
+        for source, target in zip(sources, targets):
+            prompt = llama_tokenizer(source, add_special_tokens=False)["input_ids"]
+            answer = llama_tokenizer(target, add_special_tokens=False)["input_ids"] + [eos]
+            ids += prompt + answer
+            trained += [False] * len(prompt) + [True] * len(answer)
+        assert sample.ids.tolist() == ids
+        assert sample.trained.tolist() == trained
+
+
+def test_the_prompt_has_the_ids_that_generation_will_give_it(llama_tokenizer, write, arguments):
+    write("train.json", ROWS[:1])
+    (sample,) = build_samples(arguments(), llama_tokenizer, "train", "sft").samples
+    prompt = llama_tokenizer(ROWS[0]["src"])["input_ids"]
+    assert sample.ids.tolist()[: len(prompt)] == prompt
+
+
+def test_pretraining_ids_are_the_tokenizers_own(llama_tokenizer, write, arguments):
+    write("train.json", [{"text": WORDS}, {"text": "stops."}])
+    built = build_samples(arguments(max_length=16), llama_tokenizer, "train", "pretrain")
+    eos = llama_tokenizer.eos_token_id
+    stream = llama_tokenizer(WORDS)["input_ids"] + [eos] + llama_tokenizer("stops.")["input_ids"] + [eos]
+    joined = [token for sample in built.samples for token in sample.ids.tolist()]
+    assert joined == stream[: len(joined)] and len(stream) - len(joined) <= 1

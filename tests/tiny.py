@@ -1,0 +1,106 @@
+"""Tiny models, tokenizers and data, made on the spot. Everything is deterministic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+
+WORDS = "red green blue cat dog bird runs sleeps sings the a on under over tree house river quickly slowly and".split()
+
+CONFIGS: Dict[str, Dict[str, Any]] = {
+    "llama": dict(model_type="llama", num_key_value_heads=2, rope_theta=50000.0),
+    "qwen2": dict(model_type="qwen2", num_key_value_heads=2, tie_word_embeddings=True, hidden_act="silu"),
+    "mistral": dict(model_type="mistral", num_key_value_heads=2, sliding_window=None, hidden_act="silu"),
+    "gemma": dict(model_type="gemma", num_key_value_heads=1, head_dim=8, tie_word_embeddings=True),
+    "bloom": dict(model_type="bloom", n_layer=2, n_head=4),
+}
+_COMMON = dict(
+    vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    max_position_embeddings=256, initializer_range=0.1, bos_token_id=1, eos_token_id=2, pad_token_id=3,
+)  # fmt: skip
+
+
+def config(family: str, **changes: Any) -> Dict[str, Any]:
+    """config.json of a tiny model."""
+    content = {**_COMMON, **CONFIGS[family], **changes}
+    if family == "bloom":
+        for key in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+            content.pop(key)
+    return content
+
+
+def sentence(random: np.random.Generator, num_words: int) -> str:
+    return " ".join(random.choice(WORDS, num_words))
+
+
+def rows(num: int, seed: int = 0, longest: int = 8) -> List[Dict[str, str]]:
+    """src/tgt pairs; the target repeats the prompt's first words, so that there is something to learn."""
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(num):
+        prompt = sentence(random, int(random.integers(2, longest)))
+        found.append({"src": prompt + " :", "tgt": " ".join(prompt.split()[: int(random.integers(1, longest))])})
+    return found
+
+
+def write_lines(path: Path, content: List[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content), encoding="utf-8")
+    return path
+
+
+def make_data(folder: Path, num_train: int = 24, num_dev: int = 8) -> Path:
+    write_lines(folder / "train.json", rows(num_train, 1))
+    write_lines(folder / "dev.json", rows(num_dev, 2))
+    return folder
+
+
+def make_tokenizer(folder: Path) -> Path:
+    """A sentencepiece tokenizer of 96 pieces over WORDS, as a llama tokenizer folder."""
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    text = [sentence(random, 8) + " :" for _ in range(400)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=96,
+        model_type="bpe",
+        hard_vocab_limit=False,
+        pad_id=3,
+        character_coverage=1.0,
+        minloglevel=2,
+        num_threads=1,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def make_model(folder: Path, family: str = "llama", seed: int = 0, layout: str = "paddle", **changes: Any) -> Path:
+    """A complete tiny model folder with random weights and a tokenizer. Norm scales and biases are not their defaults."""
+    import paddle
+
+    from paddle_sft.models.hub import build_from_scratch, unique_parameters
+    from paddle_sft.models.writer import write_model
+
+    make_tokenizer(folder)
+    model = build_from_scratch(config(family, **changes), "float32", seed)
+    for parameter in unique_parameters(model).values():
+        if len(parameter.shape) == 1:
+            parameter.set_value(parameter + 0.1 * paddle.randn(parameter.shape))
+    write_model(folder, model, layout)
+    return folder
