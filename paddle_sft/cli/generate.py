@@ -9,12 +9,14 @@ from typing import Any, Dict, List, Optional
 
 from paddle_sft.arguments.load import load_generate_arguments
 from paddle_sft.core.errors import ArgumentError
+from paddle_sft.core.threads import settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Answer every prompt, print the answers, write them if asked to; return 0."""
     arguments = load_generate_arguments(sys.argv[1:] if argv is None else argv)
     prompts = _prompts(arguments)
+    settle_threads()
     import paddle
 
     from paddle_sft.adapters.state import load_adapter

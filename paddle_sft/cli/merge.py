@@ -8,6 +8,7 @@ from typing import List, Optional
 
 from paddle_sft.arguments.load import load_merge_arguments
 from paddle_sft.core.atomic import require_writable
+from paddle_sft.core.threads import settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -15,6 +16,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     arguments = load_merge_arguments(sys.argv[1:] if argv is None else argv)
     output = Path(arguments.output_path)
     require_writable(output.parent)
+    settle_threads()
     import paddle
 
     from paddle_sft.export.merge import MergeJob, describe, merge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, List, Optional
 
@@ -74,6 +75,7 @@ class Run:
             self.arguments.model.dtype, device, self.half_precision, train.fp16_opt_level
         )
         self.report.section("device", {"device": (device, why), "ranks": (num_ranks(), ""), "dtype": (self.dtype, why_dtype)})
+        self.report.add("device", "threads", os.environ.get("OMP_NUM_THREADS", "1"), "OMP_NUM_THREADS")
         if (train.bf16 or train.fp16) and not self.half_precision:
             self.report.add("device", "half precision", "off", why_half)
         return training_arguments(self.arguments, self.half_precision)
@@ -200,8 +202,8 @@ class Run:
         get_logger().info("done: %s", self.output_dir)
 
     def evaluate(self) -> None:
-        """Metrics over the dev split into eval_results.json."""
-        write_results(self.output_dir, "eval", self.trainer.evaluate())
+        """Metrics over the dev split into eval_results.json; those of the last step are not computed twice."""
+        write_results(self.output_dir, "eval", self.trainer.last_evaluation() or self.trainer.evaluate())
 
     def predict(self) -> None:
         """Answers to the dev split's prompts into predictions.json (JSON lines with src, tgt, output)."""

@@ -242,6 +242,15 @@ class SFTTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def last_evaluation(self) -> Dict[str, float]:
+        """The metrics of the weights as they are now, if they were measured already; else empty."""
+        if self.args.load_best_model_at_end and self.progress.best_checkpoint:
+            return {}
+        entries = [entry for entry in self.progress.log_history if "eval_loss" in entry]
+        if not entries or entries[-1]["step"] != self.progress.global_step:
+            return {}
+        return {name: value for name, value in entries[-1].items() if name.startswith("eval_")}
+
     def _logits(self, input_ids: paddle.Tensor) -> paddle.Tensor:
         with self.autocast_smart_context_manager():
             return self.stage.logits(self.model, input_ids)
