@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional
 from paddle_sft.arguments.load import Arguments, load_finetune_arguments
 from paddle_sft.core.atomic import require_writable, write_json
 from paddle_sft.core.log import num_ranks, rank
-from paddle_sft.core.threads import settle_threads
+from paddle_sft.core.threads import import_quietly, settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -18,6 +18,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     arguments = load_finetune_arguments(sys.argv[1:] if argv is None else argv)
     require_writable(Path(arguments.train.output_dir))
     settle_threads()
+    import_quietly("paddle")
     from paddle_sft.cli.wiring import Run  # imports paddle: only after every argument is known to be right
 
     run = Run(arguments)

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional
 
 from paddle_sft.arguments.load import load_generate_arguments
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.core.threads import settle_threads
+from paddle_sft.core.threads import import_quietly, settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -17,6 +17,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     arguments = load_generate_arguments(sys.argv[1:] if argv is None else argv)
     prompts = _prompts(arguments)
     settle_threads()
+    import_quietly("paddle")
     import paddle
 
     from paddle_sft.adapters.state import load_adapter

@@ -8,7 +8,7 @@ from typing import List, Optional
 
 from paddle_sft.arguments.load import load_merge_arguments
 from paddle_sft.core.atomic import require_writable
-from paddle_sft.core.threads import settle_threads
+from paddle_sft.core.threads import import_quietly, settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -17,6 +17,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     output = Path(arguments.output_path)
     require_writable(output.parent)
     settle_threads()
+    import_quietly("paddle")
     import paddle
 
     from paddle_sft.export.merge import MergeJob, describe, merge

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
+import sys
 from pathlib import Path
 from typing import Dict
 
@@ -22,6 +26,20 @@ def settle_threads() -> Dict[str, str]:
     settled = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(settled)
     return settled
+
+
+def import_quietly(module: str) -> None:
+    """Import `module`, keeping back the two lines that paddle prints about every OMP_NUM_THREADS but 1.
+
+    They advise one thread for data parallel training, which `settle_threads` has seen to.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            importlib.import_module(module)
+    finally:
+        kept = [line for line in said.getvalue().splitlines(keepends=True) if "OMP_NUM_THREADS" not in line]
+        sys.stderr.write("".join(kept))
 
 
 def num_cores() -> int:
