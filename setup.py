@@ -40,8 +40,9 @@ EXTRAS = {
     # right depends on the driver. `paddle-sft doctor` prints the command for this machine; run it before this extra.
     "gpu": ["paddlepaddle-gpu>=3.0,<3.4"],
     "eval": [],  # nothing yet: what exists of evaluation needs the dependencies above only
-    "serve": ["fastapi", "uvicorn"],
-    "dev": ["pytest>=7", "hypothesis", "ruff"],
+    "serve": [],  # the same
+    "loggers": ["tensorboardX", "wandb"],  # report_to; visualdl comes with paddlenlp
+    "dev": ["pytest>=7", "hypothesis", "ruff", "tensorboardX"],
 }
 
 

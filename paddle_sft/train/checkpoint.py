@@ -20,6 +20,8 @@ from paddle_sft.train.plan import StepPlan
 OPTIMIZER = "optimizer.safetensors"
 RUN_STATE = "run_state.json"
 TRAINER_STATE = "trainer_state.json"
+_STARTED = {"plan.json", "arguments.json", "runs"}
+"""What a run writes before its first checkpoint: a folder with no more than this has nothing to lose."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -165,7 +167,8 @@ def find_resume(output_dir: Path, asked: Any, overwrite: bool) -> Optional[Path]
         return good
     if asked:
         raise CheckpointError(f"resume_from_checkpoint is true and {output_dir} has no good checkpoint; leave it out to start afresh")
-    leftovers = sorted(path.name for path in output_dir.iterdir() if not path.name.startswith(".")) if output_dir.is_dir() else []
+    names = {path.name for path in output_dir.iterdir()} if output_dir.is_dir() else set()
+    leftovers = sorted(name for name in names - _STARTED if not name.startswith("."))
     if leftovers:
         raise CheckpointError(
             f"output_dir {output_dir} is not empty ({', '.join(leftovers[:5])}) and has no checkpoint to resume from; "

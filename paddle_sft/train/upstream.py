@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Sequence
 
 from paddle_sft.arguments.load import Arguments
+from paddle_sft.core.errors import ArgumentError
 from paddle_sft.core.log import num_ranks, rank
 
 
@@ -16,6 +18,21 @@ def quieten() -> None:
     logger.set_level("ERROR" if rank() else "WARNING")
 
 
+LOGGER_PACKAGES = {"visualdl": "visualdl", "tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def require_loggers(names: Sequence[str]) -> None:
+    """Refuse a logger whose package is missing before anything is loaded.
+
+    Raises:
+        ArgumentError: names the package and the command that installs it.
+    """
+    missing = [name for name in names if name in LOGGER_PACKAGES and find_spec(LOGGER_PACKAGES[name]) is None]
+    if missing:
+        packages = " ".join(LOGGER_PACKAGES[name] for name in missing)
+        raise ArgumentError(f"report_to names {', '.join(missing)}, which is not installed; run: pip install {packages}")
+
+
 def training_arguments(arguments: Arguments, half_precision: str) -> Any:
     """PaddleNLP's TrainingArguments for this run.
 
@@ -24,6 +41,7 @@ def training_arguments(arguments: Arguments, half_precision: str) -> Any:
     """
     from paddlenlp.trainer import TrainingArguments
 
+    require_loggers(arguments.train.report_to)
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     ours = {key: value for key, value in dataclasses.asdict(arguments.train).items() if key in known and value is not None}
     values = {**ours, **arguments.upstream}
@@ -32,7 +50,7 @@ def training_arguments(arguments: Arguments, half_precision: str) -> Any:
         do_eval=values.get("evaluation_strategy", "no") != "no",
         bf16=half_precision == "bf16",
         fp16=half_precision == "fp16",
-        report_to=[name for name in (arguments.train.report_to or []) if name != "none"],
+        report_to=[name for name in arguments.train.report_to if name != "none"],
         resume_from_checkpoint=None,
         disable_tqdm=True,  # our progress bar, not PaddleNLP's
     )
