@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -25,7 +25,7 @@ from paddle_sft.models.weights import PDPARAMS_NAME, ModelWeights, rename_table
 from paddle_sft.models.writer import write_config, write_weights
 
 RECEIPT = "merge_receipt.json"
-_LONGEST_PROMPT = 64  # tokens; enough for every layer to matter, small beside any model
+_LONGEST_PROMPT = 32  # tokens; 6 prompts of 32 over a vocabulary of 152,064 are 117 MB of logits
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _dtype_of(specs: Any) -> str:
 
 def _check(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob) -> Dict[str, Any]:
     """Compare base + adapter with what stands in `folder` now, both read from the disk."""
-    prompts = _prompt_ids(folder, base.config["vocab_size"])
+    ids, lengths = _prompt_ids(folder, base.config["vocab_size"])
     adapted = build_empty(base.config, "float32")
     linears = find_linears(adapted)
     wrap(adapted, saved.method, saved.config, {path: linears[path] for path in saved.shapes})
@@ -135,10 +135,11 @@ def _check(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob) -> Dic
     base.network.eval()
     merged = ModelWeights(folder, base.renames)
     require_complete(merged, base.network, folder)
-    before, after = [], []
-    for ids in tqdm(prompts, desc="checking", unit="prompt"):
-        before.append(streamed_logits(adapted, lambda name: base.read(name.replace(".base.", ".")), ids))
-        after.append(streamed_logits(base.network, lambda name: (merged.read(name), merged.spec(name).tag), ids))
+    print("checking the merged model against base + adapter on fixed prompts", flush=True)
+    before = _rows(streamed_logits(adapted, lambda name: base.read(name.replace(".base.", ".")), ids), lengths)
+    after = _rows(
+        streamed_logits(base.network, lambda name: (merged.read(name), merged.spec(name).tag), ids), lengths
+    )
     dtype = _dtype_of(base.specs)
     tolerance = job.tolerance if job.tolerance is not None else TOLERANCES[FLOAT_TAGS[dtype]]
     receipt = {
@@ -154,13 +155,21 @@ def _check(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob) -> Dic
     return receipt
 
 
-def _prompt_ids(folder: Path, vocab_size: int) -> list:
+def _prompt_ids(folder: Path, vocab_size: int) -> Tuple[np.ndarray, List[int]]:
+    """The fixed prompts as one batch [B, T], filled at the end, and their lengths: weights are read once for all."""
     tokenizer = load_tokenizer(folder)
     found = [tokenizer(text)["input_ids"][:_LONGEST_PROMPT] for text in PROMPTS]
     largest = max(max(ids) for ids in found)
     if largest >= vocab_size:
         raise ModelError(f"{folder}: the tokenizer gives ids up to {largest}, the model knows {vocab_size} tokens")
-    return [np.array([ids]) for ids in found]
+    batch = np.zeros((len(found), max(len(ids) for ids in found)), dtype=np.int64)
+    for row, ids in enumerate(found):
+        batch[row, : len(ids)] = ids
+    return batch, [len(ids) for ids in found]
+
+
+def _rows(logits: np.ndarray, lengths: List[int]) -> List[np.ndarray]:
+    return [logits[row : row + 1, :length] for row, length in enumerate(lengths)]
 
 
 def _require_equal(receipt: Dict[str, Any]) -> None:

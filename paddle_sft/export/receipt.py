@@ -16,7 +16,7 @@ PROMPTS = (
 )
 """Fixed texts the check runs on: prose, a question, code, Chinese, SQL."""
 
-TOLERANCES = {"F32": 1e-3, "F16": 5e-2, "BF16": 3e-1}
+TOLERANCES = {"F32": 1e-2, "F16": 5e-2, "BF16": 3e-1}
 """Largest logit difference that rounding explains, by the type the merged weights are stored in. A bfloat16 weight is
 rounded by up to 2**-9 of itself; through a deep model that moves logits of size 20 by a few tenths."""
 
