@@ -91,7 +91,7 @@ def make_tokenizer(folder: Path) -> Path:
 
 
 def make_model(folder: Path, family: str = "llama", seed: int = 0, layout: str = "paddle", **changes: Any) -> Path:
-    """A complete tiny model folder with random weights and a tokenizer. Norm scales and biases are not their defaults."""
+    """A complete tiny model folder with a tokenizer; all weights are random, norm scales and biases too."""
     import paddle
 
     from paddle_sft.models.hub import build_from_scratch, unique_parameters

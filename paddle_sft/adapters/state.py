@@ -85,11 +85,14 @@ def read_adapter(folder: Path) -> SavedAdapter:
         raise ModelError(f"{folder / ADAPTER_CONFIG} is not a readable adapter config: {error!r}") from error
     if content.get("format_version") != FORMAT_VERSION:
         raise ModelError(
-            f"{folder}: adapter format {content.get('format_version')}, this version reads {FORMAT_VERSION}; upgrade paddle_sft"
+            f"{folder}: adapter format {content.get('format_version')}, this version reads {FORMAT_VERSION}; "
+            "upgrade paddle_sft"
         )
     method = choose(f"the method in {folder / ADAPTER_CONFIG}", method_name, ADAPTERS)
     known = {field.name for field in fields(method.config)}
-    config = method.config(**{key: value for key, value in content.items() if key in known}, target_modules=tuple(shapes))
+    config = method.config(
+        **{key: value for key, value in content.items() if key in known}, target_modules=tuple(shapes)
+    )
     saved = SavedAdapter(folder, method_name, config, shapes, TensorFile(folder / ADAPTER_WEIGHTS))
     _require_complete(saved)
     return saved

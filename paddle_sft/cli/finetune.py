@@ -14,7 +14,7 @@ from paddle_sft.core.threads import import_quietly, settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run the stage that the arguments describe; returns 0. Errors a user can mend are raised (cli.entry prints them)."""
+    """Run the stage that the arguments describe; returns 0. What a user can mend is raised, and cli.entry prints it."""
     arguments = load_finetune_arguments(sys.argv[1:] if argv is None else argv)
     require_writable(Path(arguments.train.output_dir))
     settle_threads()

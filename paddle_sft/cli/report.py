@@ -54,7 +54,11 @@ class Report:
         add("samples", f"{plan.num_samples:,}", f"{tokens:,} tokens, {trained:,} trained ({trained / tokens:.1%})")
         cut = f"{plan.rows} rows x {plan.accumulation} accumulation x {plan.ranks} ranks"
         add("effective batch", f"{plan.rows_per_step} samples", cut)
-        add("steps", f"{plan.num_steps:,}", f"{plan.steps_per_epoch:,} an epoch, {plan.num_steps / plan.steps_per_epoch:.2f} epochs")
+        add(
+            "steps",
+            f"{plan.num_steps:,}",
+            f"{plan.steps_per_epoch:,} an epoch, {plan.num_steps / plan.steps_per_epoch:.2f} epochs",
+        )
         add("learning rate", f"{args.learning_rate:g} {args.lr_scheduler_type.value}", f"{warmup} warm-up steps")
         if resume_from is not None:
             add("resuming from", str(resume_from), "the data goes on with the samples not seen yet")

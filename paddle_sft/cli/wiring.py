@@ -74,7 +74,9 @@ class Run:
         self.dtype, why_dtype = parameter_dtype(
             self.arguments.model.dtype, device, self.half_precision, train.fp16_opt_level
         )
-        self.report.section("device", {"device": (device, why), "ranks": (num_ranks(), ""), "dtype": (self.dtype, why_dtype)})
+        self.report.section(
+            "device", {"device": (device, why), "ranks": (num_ranks(), ""), "dtype": (self.dtype, why_dtype)}
+        )
         self.report.add("device", "threads", os.environ.get("OMP_NUM_THREADS", "1"), "OMP_NUM_THREADS")
         if (train.bf16 or train.fp16) and not self.half_precision:
             self.report.add("device", "half precision", "off", why_half)
@@ -98,7 +100,9 @@ class Run:
 
     def _samples(self, split: str) -> SampleSet:
         samples = build_samples(self.arguments.data, self.tokenizer, split, self.stage.name, progress=rank() == 0)
-        self.report.lines(f"{split} data", [f"files: {', '.join(str(path) for path in samples.files)}", *samples.lines()])
+        self.report.lines(
+            f"{split} data", [f"files: {', '.join(str(path) for path in samples.files)}", *samples.lines()]
+        )
         return samples
 
     def _model(self) -> LoadedModel:
@@ -119,8 +123,8 @@ class Run:
         largest = max((int(sample.ids.max()) for sample in self._all_samples()), default=0)
         if largest >= config["vocab_size"]:
             raise ArgumentError(
-                f"the tokenizer in {self.tokenizer_folder} gives ids up to {largest}, but {name} knows {config['vocab_size']} "
-                "tokens; give the tokenizer that belongs to the model"
+                f"the tokenizer in {self.tokenizer_folder} gives ids up to {largest}, but {name} knows "
+                f"{config['vocab_size']} tokens; give the tokenizer that belongs to the model"
             )
 
     def _all_samples(self) -> List[Sample]:

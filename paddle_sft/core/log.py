@@ -36,4 +36,6 @@ def num_ranks() -> int:
 
 def silence_imports() -> None:
     """Paddle and what it imports warn about their own deprecations and missing build tools; a user can mend neither."""
-    warnings.filterwarnings("ignore", module=r"paddle|paddlenlp|setuptools|_distutils_hack|pkg_resources|visualdl|matplotlib")
+    warnings.filterwarnings(
+        "ignore", module=r"paddle|paddlenlp|setuptools|_distutils_hack|pkg_resources|visualdl|matplotlib"
+    )

@@ -1,7 +1,7 @@
 """Safetensors files, read through a memory map and written one tensor at a time.
 
-The format is 8 bytes of header length, a JSON header, then the tensors' bytes. The safetensors library holds a whole
-file's tensors in memory to write it and can't name a bfloat16 array in numpy; merging a model shard by shard needs both.
+The format is 8 bytes of header length, a JSON header, then the tensors' bytes. The safetensors library holds all
+tensors of a file in memory to write it and can't name a bfloat16 array in numpy; merging tensor by tensor needs both.
 numpy has no bfloat16: such a tensor is an array of uint16 with the tag BF16, which is how Paddle passes it too.
 """
 
@@ -63,7 +63,9 @@ class TensorFile:
         self.specs: Dict[str, TensorSpec] = {}
         for name, entry in header.items():
             if entry["dtype"] not in _NUMPY_TYPE:
-                raise ModelError(f"{self.path}: tensor {name} has type {entry['dtype']}; known: {', '.join(_NUMPY_TYPE)}")
+                raise ModelError(
+                    f"{self.path}: tensor {name} has type {entry['dtype']}; known: {', '.join(_NUMPY_TYPE)}"
+                )
             self.specs[name] = TensorSpec(name, entry["dtype"], tuple(entry["shape"]))
             self._offsets[name] = tuple(entry["data_offsets"])
         self._check_extent()
@@ -78,8 +80,10 @@ class TensorFile:
             )
         for name, (begin, end) in self._offsets.items():
             if end - begin != self.specs[name].num_bytes:
-                raise ModelError(f"{self.path}: tensor {name} has {end - begin} bytes, its shape needs "
-                                 f"{self.specs[name].num_bytes}; the file is damaged")
+                raise ModelError(
+                    f"{self.path}: tensor {name} has {end - begin} bytes, its shape needs "
+                    f"{self.specs[name].num_bytes}; the file is damaged"
+                )
 
     def read(self, name: str) -> np.ndarray:
         """The tensor as it is stored (a copy-on-write view of the file; BF16 as uint16)."""
@@ -101,7 +105,9 @@ def _read_header(path: Path) -> Tuple[int, dict]:
     except OSError as error:
         raise ModelError(f"can't read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise ModelError(f"{path} is not a safetensors file or its header is cut short; download or copy it again") from error
+        raise ModelError(
+            f"{path} is not a safetensors file or its header is cut short; download or copy it again"
+        ) from error
     return 8 + length, header
 
 

@@ -89,7 +89,9 @@ def _require_free(job: MergeJob) -> None:
     if job.layout == "hf" and not job.safe_serialization:
         raise ArgumentError("format hf is written as safetensors only; leave safe_serialization true")
     if job.output.exists() and not job.overwrite and any(job.output.iterdir()):
-        raise ArgumentError(f"output_path {job.output} is not empty; name another folder, or set overwrite_output_dir to true")
+        raise ArgumentError(
+            f"output_path {job.output} is not empty; name another folder, or set overwrite_output_dir to true"
+        )
 
 
 def merged_tensor(base: Any, saved: SavedAdapter, spec: TensorSpec) -> np.ndarray:
@@ -137,9 +139,7 @@ def _check(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob) -> Dic
     require_complete(merged, base.network, folder)
     print("checking the merged model against base + adapter on fixed prompts", flush=True)
     before = _rows(streamed_logits(adapted, lambda name: base.read(name.replace(".base.", ".")), ids), lengths)
-    after = _rows(
-        streamed_logits(base.network, lambda name: (merged.read(name), merged.spec(name).tag), ids), lengths
-    )
+    after = _rows(streamed_logits(base.network, lambda name: (merged.read(name), merged.spec(name).tag), ids), lengths)
     dtype = _dtype_of(base.specs)
     tolerance = job.tolerance if job.tolerance is not None else TOLERANCES[FLOAT_TAGS[dtype]]
     receipt = {
@@ -187,6 +187,6 @@ def describe(receipt: Dict[str, Any]) -> str:
     """The receipt in a sentence."""
     return (
         f"merged = base + adapter: logits differ by at most {receipt['max_abs_logit_difference']:.2e} "
-        f"(tolerance {receipt['tolerance']:g}), top-1 agreement {receipt['top1_agreement']:.2%}, KL {receipt['kl']:.1e} "
-        f"over {receipt['num_positions']} positions"
+        f"(tolerance {receipt['tolerance']:g}), top-1 agreement {receipt['top1_agreement']:.2%}, "
+        f"KL {receipt['kl']:.1e} over {receipt['num_positions']} positions"
     )

@@ -32,7 +32,9 @@ def streamed_logits(model: nn.Layer, read: Read, input_ids: np.ndarray) -> np.nd
 
 
 def _feed(model: nn.Layer, read: Read) -> List[Any]:
-    empty = {id(parameter): name for name, parameter in unique_parameters(model).items() if not parameter._is_initialized()}
+    empty = {
+        id(parameter): name for name, parameter in unique_parameters(model).items() if not parameter._is_initialized()
+    }
     hooks = []
     for layer in model.sublayers(include_self=True):
         mine = [p for p in layer.parameters(include_sublayers=False) if id(p) in empty]

@@ -10,7 +10,12 @@ from paddle_sft.generate.generation import Sampling, generate_texts
 
 
 def predict_files(
-    model: Any, tokenizer: Any, files: Sequence[Path], sampling: Sampling, batch_size: int, max_samples: Optional[int] = None
+    model: Any,
+    tokenizer: Any,
+    files: Sequence[Path],
+    sampling: Sampling,
+    batch_size: int,
+    max_samples: Optional[int] = None,
 ) -> List[Dict[str, Any]]:
     """One {"src", "tgt", "output"} per row: the model answers the last turn, the reference is its target."""
     conversations, _ = read_records(files, "sft", max_samples)

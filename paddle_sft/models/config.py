@@ -25,7 +25,9 @@ def read_config(path: Path) -> Dict[str, Any]:
     file = path / CONFIG_NAME if path.is_dir() else path
     if not file.is_file():
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) if path.is_dir() else "no such folder"
-        raise ModelError(f"{path} has no {CONFIG_NAME} (found: {found or 'an empty folder'}); name a complete model folder")
+        raise ModelError(
+            f"{path} has no {CONFIG_NAME} (found: {found or 'an empty folder'}); name a complete model folder"
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

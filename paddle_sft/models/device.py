@@ -43,8 +43,13 @@ def parameter_dtype(asked: str, device: str, half_precision: str, level: str) ->
     """
     if asked != "auto":
         if device == "cpu" and asked != "float32":
-            raise ArgumentError(f"dtype is {asked}, but Paddle's CPU kernels compute in float32 only; use dtype auto or float32")
+            raise ArgumentError(
+                f"dtype is {asked}, but Paddle's CPU kernels compute in float32 only; use dtype auto or float32"
+            )
         return asked, "asked for"
     if half_precision and level == "O2":
         return {"bf16": "bfloat16", "fp16": "float16"}[half_precision], f"{half_precision} at level O2"
-    return "float32", "the default without O2 half precision" if device != "cpu" else "the only type of Paddle's CPU kernels"
+    return (
+        "float32",
+        "the default without O2 half precision" if device != "cpu" else "the only type of Paddle's CPU kernels",
+    )

@@ -109,7 +109,9 @@ def find_family(config: Mapping[str, Any], place: str) -> Family:
         raise ModelError(f"{place}: model_type is {name!r}; families that load exactly today: {', '.join(FAMILIES)}")
     problems: List[str] = [text for text in (refuse(config) for refuse in FAMILIES[name].refusals) if text]
     if problems:
-        raise ModelError(f"{place}: {name} with {'; '.join(problems)} would compute something else than the checkpoint says")
+        raise ModelError(
+            f"{place}: {name} with {'; '.join(problems)} would compute something else than the checkpoint says"
+        )
     return FAMILIES[name]
 
 

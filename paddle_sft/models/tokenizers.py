@@ -31,7 +31,9 @@ def load_tokenizer(folder: Path) -> Any:
             "give a folder with tokenizer_config.json and its vocabulary as tokenizer_name_or_path"
         ) from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"{folder}: the tokenizer has no eos_token; set it in tokenizer_config.json: without it no answer ends")
+        raise ModelError(
+            f"{folder}: the tokenizer has no eos_token; set it in tokenizer_config.json: without it no answer ends"
+        )
     return tokenizer
 
 

@@ -34,7 +34,9 @@ def rename_table(model_class: Any, config: Any) -> Dict[str, Rename]:
     table = {}
     for mapping in model_class._get_name_mappings(config):
         if mapping.action not in (None, "transpose"):
-            raise ModelError(f"{model_class.__name__}: {mapping.target_name} needs {mapping.action}, which is not available yet")
+            raise ModelError(
+                f"{model_class.__name__}: {mapping.target_name} needs {mapping.action}, which is not available yet"
+            )
         table[mapping.target_name] = Rename(mapping.target_name, mapping.source_name, mapping.action == "transpose")
     return table
 
@@ -69,7 +71,9 @@ class WeightFolder:
             raise ModelError(f"{index} is not a readable weight index: {error}") from error
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
-            raise ModelError(f"{self.folder}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing[:5])}")
+            raise ModelError(
+                f"{self.folder}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing[:5])}"
+            )
         return names
 
     def _refuse_without_weights(self) -> None:
@@ -90,7 +94,6 @@ class WeightFolder:
 
     def read(self, name: str) -> np.ndarray:
         return self._file_of[name].read(name) if name in self._file_of else self._arrays[name]
-
 
 
 class ModelWeights:

@@ -1,4 +1,4 @@
-"""Model folders out: config.json and safetensors shards, in Paddle's or in Hugging Face's layout, one tensor in memory."""
+"""Model folders out: config.json and safetensors shards, in Paddle's or Hugging Face's layout, tensor by tensor."""
 
 from __future__ import annotations
 

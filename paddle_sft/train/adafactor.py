@@ -1,4 +1,4 @@
-"""Adafactor (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235) with a given learning rate, which Paddle lacks."""
+"""Adafactor (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235), which Paddle lacks, with a given rate."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class Adafactor(paddle.optimizer.Optimizer):
             self._add_accumulator(self._step, parameter, dtype="float32", fill_value=0.0, shape=[1])
             if len(shape) >= 2:
                 self._add_accumulator(self._row, parameter, dtype="float32", fill_value=0.0, shape=shape[:-1])
-                self._add_accumulator(self._column, parameter, dtype="float32", fill_value=0.0, shape=shape[:-2] + shape[-1:])
+                self._add_accumulator(
+                    self._column, parameter, dtype="float32", fill_value=0.0, shape=shape[:-2] + shape[-1:]
+                )
             else:
                 self._add_accumulator(self._full, parameter, dtype="float32", fill_value=0.0, shape=shape)
             self._already_create_accumulator.add(parameter.name)

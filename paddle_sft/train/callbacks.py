@@ -19,13 +19,20 @@ class ProgressBar(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=self._disable, mininterval=0.5
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            disable=self._disable,
+            mininterval=0.5,
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar.update(1)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Optional[Dict[str, float]] = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Optional[Dict[str, float]] = None, **kwargs: Any
+    ) -> None:
         if self._bar is not None and rank() == 0:
             tqdm.write(describe(logs or {}))
 

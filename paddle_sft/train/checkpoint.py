@@ -77,8 +77,8 @@ def save_checkpoint(
         good = last_good(folder.parent)
         rest = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
         raise CheckpointError(
-            f"can't save {folder}: {error.strerror}; {rest}. Free space (or choose another output_dir) and run the same "
-            "command again: it goes on from there"
+            f"can't save {folder}: {error.strerror}; {rest}. Free space (or choose another output_dir) and run the "
+            "same command again: it goes on from there"
         ) from error
 
 
@@ -107,7 +107,9 @@ def require_good(folder: Path) -> Path:
     """
     folder = Path(folder)
     if not (folder / RUN_STATE).is_file():
-        raise CheckpointError(f"{folder} is no checkpoint of this suite (it has no {RUN_STATE}); name a checkpoint-N folder")
+        raise CheckpointError(
+            f"{folder} is no checkpoint of this suite (it has no {RUN_STATE}); name a checkpoint-N folder"
+        )
     problems = damage(folder)
     if problems:
         raise CheckpointError(f"{folder} is damaged: {'; '.join(problems[:3])}; resume from another checkpoint")
@@ -118,14 +120,18 @@ def read_progress(folder: Path, run: Dict[str, Any]) -> tuple:
     """(Progress, schedule state) of a checkpoint.
 
     Raises:
-        CheckpointError: the data or the batch changed since, so that the run can't go on with the samples it has not seen.
+        CheckpointError: the data or the batch changed since: the run can't go on with the samples it has not seen.
     """
     saved = json.loads((Path(folder) / RUN_STATE).read_text(encoding="utf-8"))
-    changed = [f"{key} was {saved['run'].get(key)!r}, now {value!r}" for key, value in run.items() if saved["run"].get(key) != value]
+    changed = [
+        f"{key} was {saved['run'].get(key)!r}, now {value!r}"
+        for key, value in run.items()
+        if saved["run"].get(key) != value
+    ]
     if changed:
         raise CheckpointError(
-            f"{folder} belongs to a run over other data or batches ({'; '.join(changed)}); restore them, or start afresh "
-            "with another output_dir or overwrite_output_dir true"
+            f"{folder} belongs to a run over other data or batches ({'; '.join(changed)}); restore them, or start "
+            "afresh with another output_dir or overwrite_output_dir true"
         )
     progress = Progress(**json.loads((Path(folder) / TRAINER_STATE).read_text(encoding="utf-8")))
     return progress, saved["schedule"]
@@ -166,7 +172,9 @@ def find_resume(output_dir: Path, asked: Any, overwrite: bool) -> Optional[Path]
     if good is not None:
         return good
     if asked:
-        raise CheckpointError(f"resume_from_checkpoint is true and {output_dir} has no good checkpoint; leave it out to start afresh")
+        raise CheckpointError(
+            f"resume_from_checkpoint is true and {output_dir} has no good checkpoint; leave it out to start afresh"
+        )
     names = {path.name for path in output_dir.iterdir()} if output_dir.is_dir() else set()
     leftovers = sorted(name for name in names - _STARTED if not name.startswith("."))
     if leftovers:

@@ -17,7 +17,11 @@ from paddle_sft.losses.supervised import token_statistics
 
 
 def evaluate_samples(
-    forward: Callable[[paddle.Tensor], paddle.Tensor], samples: Sequence[Sample], rows: int, fill: int, prefix: str = "eval"
+    forward: Callable[[paddle.Tensor], paddle.Tensor],
+    samples: Sequence[Sample],
+    rows: int,
+    fill: int,
+    prefix: str = "eval",
 ) -> Dict[str, float]:
     """Evaluate over all ranks; each metric is over every trained token, so it doesn't depend on how rows are batched.
 

@@ -23,7 +23,10 @@ def build_optimizer(parameters: Dict[str, paddle.Tensor], schedule: Any, argumen
     name = getattr(arguments.optim, "value", arguments.optim)
     if name == "adafactor":
         return Adafactor(
-            learning_rate=schedule, parameters=list(parameters.values()), weight_decay=arguments.weight_decay, grad_clip=clip
+            learning_rate=schedule,
+            parameters=list(parameters.values()),
+            weight_decay=arguments.weight_decay,
+            grad_clip=clip,
         )
     decayed = {p.name for name, p in parameters.items() if not any(part in name for part in _NOT_DECAYED)}
     return paddle.optimizer.AdamW(
@@ -40,7 +43,7 @@ def build_optimizer(parameters: Dict[str, paddle.Tensor], schedule: Any, argumen
 
 
 def optimizer_arrays(optimizer: Any, parameters: Dict[str, paddle.Tensor]) -> Dict[str, np.ndarray]:
-    """The optimizer's state as arrays named parameter/slot, e.g. lm_head.weight/moment1_0, whatever Paddle called them."""
+    """The optimizer's state as arrays named parameter/slot, e.g. lm_head.weight/moment1_0, not by Paddle's counters."""
     by_paddle_name = {parameter.name: name for name, parameter in parameters.items()}
     arrays = {}
     state = optimizer.state_dict()
@@ -48,7 +51,7 @@ def optimizer_arrays(optimizer: Any, parameters: Dict[str, paddle.Tensor]) -> Di
     for key, value in state.items():
         if isinstance(value, paddle.Tensor):
             owner = max((name for name in by_paddle_name if key.startswith(name + "_")), key=len)
-            arrays[f"{by_paddle_name[owner]}/{key[len(owner) + 1:]}"] = stored(value)
+            arrays[f"{by_paddle_name[owner]}/{key[len(owner) + 1 :]}"] = stored(value)
     for key, value in masters.items():
         arrays[f"{by_paddle_name[key]}/master_weight"] = stored(value)
     return arrays

@@ -1,4 +1,4 @@
-"""Which samples every optimizer step sees: a function of the seed and the step alone, so that resuming needs no state."""
+"""Which samples every optimizer step sees: a function of the seed and the step alone, so resuming needs no state."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -236,7 +236,10 @@ class SFTTrainer(Trainer):
         """Metrics over the dev samples, logged."""
         self.model.eval()
         metrics = evaluate_samples(
-            self._logits, self.data.dev if samples is None else samples, self.args.per_device_eval_batch_size, self.data.fill
+            self._logits,
+            self.data.dev if samples is None else samples,
+            self.args.per_device_eval_batch_size,
+            self.data.fill,
         )
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -30,7 +30,9 @@ def require_loggers(names: Sequence[str]) -> None:
     missing = [name for name in names if name in LOGGER_PACKAGES and find_spec(LOGGER_PACKAGES[name]) is None]
     if missing:
         packages = " ".join(LOGGER_PACKAGES[name] for name in missing)
-        raise ArgumentError(f"report_to names {', '.join(missing)}, which is not installed; run: pip install {packages}")
+        raise ArgumentError(
+            f"report_to names {', '.join(missing)}, which is not installed; run: pip install {packages}"
+        )
 
 
 def training_arguments(arguments: Arguments, half_precision: str) -> Any:
@@ -43,7 +45,9 @@ def training_arguments(arguments: Arguments, half_precision: str) -> Any:
 
     require_loggers(arguments.train.report_to)
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
-    ours = {key: value for key, value in dataclasses.asdict(arguments.train).items() if key in known and value is not None}
+    ours = {
+        key: value for key, value in dataclasses.asdict(arguments.train).items() if key in known and value is not None
+    }
     values = {**ours, **arguments.upstream}
     values.update(
         # do_eval alone would make PaddleNLP evaluate every logging_steps; the evaluation at the end is ours
