@@ -104,3 +104,83 @@ def make_model(folder: Path, family: str = "llama", seed: int = 0, layout: str =
             parameter.set_value(parameter + 0.1 * paddle.randn(parameter.shape))
     write_model(folder, model, layout)
     return folder
+
+
+def make_samples(num: int, seed: int = 0, longest: int = 14, vocabulary: int = 96) -> List[Any]:
+    """Random samples of different lengths; the first tokens of each are a prompt, not trained."""
+    from paddle_sft.core.records import Sample
+
+    random = np.random.default_rng(seed)
+    samples = []
+    for number in range(num):
+        length = int(random.integers(4, longest + 1))
+        ids = random.integers(4, vocabulary, length).astype(np.int32)
+        trained = np.arange(length) >= random.integers(1, length - 1)
+        samples.append(Sample(ids, trained, f"train.json line {number + 1}"))
+    return samples
+
+
+def make_trainer(model: Any, output_dir: Path, train: List[Any], dev: Any = (), weights: Any = None, **keys: Any) -> Any:
+    """The suite's trainer over a model that is set up already; `keys` are those of an argument file.
+
+    Quiet, on the CPU, without saving or logging unless asked to. `weights` default to the whole model.
+    """
+    from paddle_sft.arguments.load import load_finetune_arguments
+    from paddle_sft.stages.catalogue import STAGES
+    from paddle_sft.train.plan import StepPlan
+    from paddle_sft.train.trainer import RunData, SFTTrainer
+    from paddle_sft.train.upstream import training_arguments
+    from paddle_sft.train.weights import FullWeights
+
+    given = dict(
+        model_name_or_path="not/read", dataset_name_or_path="not/read", output_dir=str(output_dir), do_train=True,
+        device="cpu", disable_tqdm=True, save_strategy="no", logging_strategy="no", learning_rate=1e-3,
+    )  # fmt: skip
+    given.update(keys)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    file = output_dir.parent / f"{output_dir.name}-arguments.json"
+    file.write_text(json.dumps(given), encoding="utf-8")
+    arguments = load_finetune_arguments([str(file)])
+    settings = arguments.train
+    plan = StepPlan(
+        len(train), settings.per_device_train_batch_size, settings.gradient_accumulation_steps, 1,
+        settings.num_train_epochs, settings.max_steps, settings.seed, settings.shuffle,
+        bool(given.get("dataloader_drop_last", False)),
+    )  # fmt: skip
+    weights = weights or FullWeights(model, output_dir.parent)
+    return SFTTrainer(model, STAGES["sft"], training_arguments(arguments, ""), settings, weights, RunData(train, dev, 3), plan)
+
+
+def load(folder: Path, trainable: bool = False) -> Any:
+    """The model of a folder in float32, with all weights frozen or all trainable."""
+    from paddle_sft.models.hub import load_model
+
+    model = load_model(folder, "float32").model
+    for parameter in model.parameters():
+        parameter.stop_gradient = not trainable
+    return model
+
+
+def logits(model: Any, ids: Any) -> np.ndarray:
+    """[B, T, V] of a model in evaluation mode."""
+    import paddle
+
+    model.eval()
+    with paddle.no_grad():
+        output = model(input_ids=paddle.to_tensor(np.asarray(ids, dtype=np.int64)))
+    return (output[0] if isinstance(output, (tuple, list)) else output).numpy()
+
+
+def snapshot(model: Any) -> Dict[str, np.ndarray]:
+    """Name -> a copy of every parameter."""
+    return {name: parameter.numpy().copy() for name, parameter in model.state_dict().items()}
+
+
+def train_deltas(model: Any, seed: int = 0, size: float = 0.1) -> None:
+    """Give every adapter weight a random value, as if it had been trained: at its start an adapter does nothing."""
+    from paddle_sft.adapters.base import adapted_linears
+
+    random = np.random.default_rng(seed)
+    for layer in adapted_linears(model).values():
+        for parameter in layer.delta.parameters():
+            parameter.set_value((size * random.standard_normal(parameter.shape)).astype("float32"))

@@ -1,0 +1,320 @@
+"""What follows from the values together: contradictions, keys that need another key, and derived values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
+
+from paddle_sft.arguments.adapter import ALL_LINEAR, read_targets
+from paddle_sft.arguments.upstream_policy import KEPT_ANYWAY
+from paddle_sft.arguments.values import show
+
+Problem = Tuple[Tuple[str, ...], str]
+"""The keys it is about, and the message. Not reported when one of these keys already has a problem of its own."""
+
+
+@dataclass
+class Draft:
+    """All values of a run before they are frozen."""
+
+    values: Dict[str, Any]
+    given: Set[str]
+    derived: Dict[str, Tuple[Any, str]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def has(self, name: str) -> bool:
+        """True when the user gave the key a value other than null."""
+        return name in self.given and self.values[name] is not None
+
+    def derive(self, name: str, value: Any, why: str) -> None:
+        """Set a value that the user did not give, and remember why."""
+        self.values[name] = value
+        self.derived[name] = (value, why)
+
+    def note(self, name: str, why: str) -> None:
+        """Say that a value the user gave has no effect, and why; it stays as written."""
+        self.derived[name] = (self.values[name], why)
+
+
+def settle(draft: Draft) -> List[Problem]:
+    """Derive what follows from the given values and return what contradicts."""
+    for derive in DERIVATIONS:
+        derive(draft)
+    return [problem for rule in RULES for problem in rule(draft)]
+
+
+def _derive_stage(draft: Draft) -> None:
+    if draft["autoregressive"] and "stage" not in draft.given:
+        draft.derive("stage", "pretrain", "autoregressive is true")
+    elif draft["stage"] == "pretrain" and "autoregressive" not in draft.given:
+        draft.derive("autoregressive", True, "stage is pretrain")
+
+
+def _derive_lengths(draft: Draft) -> None:
+    if draft["stage"] == "pretrain":
+        for name in ("src_length", "length_policy"):
+            if name in draft.given:
+                draft.note(name, "not used: stage pretrain joins all text and cuts it into blocks of max_length")
+    elif "src_length" not in draft.given and draft["max_length"] <= draft["src_length"] and draft["max_length"] > 1:
+        half = draft["max_length"] // 2
+        draft.derive("src_length", half, f"half of max_length {draft['max_length']}, for its default does not fit")
+
+
+def _derive_adapter(draft: Draft) -> None:
+    if draft["lora"] and draft["lora_alpha"] is None:
+        draft.derive("lora_alpha", 2.0 * draft["lora_rank"], f"2 * lora_rank {draft['lora_rank']}")
+    if draft["lora_target_modules"] == "all":
+        draft.derive("lora_target_modules", ALL_LINEAR, "lora_target_modules all means all-linear")
+
+
+def _derive_evaluation(draft: Draft) -> None:
+    strategy = draft["evaluation_strategy"]
+    if strategy != "no" and "do_eval" not in draft.given:
+        draft.derive("do_eval", True, f"evaluation_strategy is {strategy}")
+    if strategy == "steps" and draft["eval_steps"] is None:
+        draft.derive("eval_steps", draft["logging_steps"], f"logging_steps is {draft['logging_steps']}")
+    if strategy == "epoch" and draft.has("eval_steps"):
+        draft.note("eval_steps", "not used: evaluation_strategy is epoch")
+    if draft["load_best_model_at_end"] or draft["early_stopping"]:
+        if draft["metric_for_best_model"] is None:
+            draft.derive("metric_for_best_model", "loss", "load_best_model_at_end or early_stopping needs one")
+        if draft["greater_is_better"] is None:
+            metric = draft["metric_for_best_model"]
+            draft.derive("greater_is_better", metric.endswith("accuracy"), f"metric_for_best_model is {metric}")
+    else:
+        for name in ("metric_for_best_model", "greater_is_better"):
+            if draft.has(name):
+                draft.note(name, "not used: load_best_model_at_end and early_stopping are off")
+
+
+def _derive_schedule(draft: Draft) -> None:
+    if draft["warmup_steps"] > 0 and draft["warmup_ratio"] > 0:
+        draft.note("warmup_ratio", f"not used: warmup_steps {draft['warmup_steps']} is above 0 and wins")
+    if draft["max_steps"] > 0 and "num_train_epochs" in draft.given:
+        draft.note("num_train_epochs", f"not used: max_steps {draft['max_steps']} is above 0 and wins")
+    scheduler = draft["lr_scheduler_type"]
+    for name, owner in (("num_cycles", "cosine"), ("lr_end", "polynomial"), ("power", "polynomial")):
+        if name in draft.given and scheduler != owner:
+            draft.note(name, f"not used: it belongs to {owner}, lr_scheduler_type is {scheduler}")
+    if draft["optim"] != "adamw":
+        for name in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+            if name in draft.given:
+                draft.note(name, f"not used: it belongs to adamw, optim is {draft['optim']}")
+
+
+def _derive_rest(draft: Draft) -> None:
+    if draft["resume_from_checkpoint"] is False:
+        draft.derive("resume_from_checkpoint", None, "false means that no checkpoint is named")
+    if "none" in draft["report_to"] and len(draft["report_to"]) == 1:
+        draft.derive("report_to", [], "none is no logger beside the console")
+    if "fp16_opt_level" in draft.given and not draft["bf16"] and not draft["fp16"]:
+        draft.note("fp16_opt_level", "not used: bf16 and fp16 are off")
+    for name, strategy in (("save_steps", "save_strategy"), ("logging_steps", "logging_strategy")):
+        if name in draft.given and draft[strategy] != "steps":
+            draft.note(name, f"not used: {strategy} is {draft[strategy]}")
+    if draft["overwrite_cache"]:
+        draft.note("overwrite_cache", "holds anyway: nothing is cached between runs")
+    for name, why in KEPT_ANYWAY.items():
+        if name in draft.given:
+            draft.note(name, f"holds anyway: {why}")
+
+
+def _check_needed(draft: Draft) -> Iterator[Problem]:
+    if not draft["output_dir"]:
+        yield ("output_dir",), 'output_dir is missing; add "output_dir": "./checkpoints/..."'
+    if not (draft["do_train"] or draft["do_eval"] or draft["do_predict"]):
+        names = ("do_train", "do_eval", "do_predict")
+        yield names, 'nothing to do: do_train, do_eval and do_predict are off; add "do_train": true'
+    elif not draft["dataset_name_or_path"]:
+        yield (
+            ("dataset_name_or_path", "dataset", "dataset_dir"),
+            ('dataset_name_or_path is missing; add "dataset_name_or_path": "./data", a folder with train.json'),
+        )
+    names = ("model_name_or_path", "config_name")
+    if not draft["model_name_or_path"] and not draft["config_name"]:
+        yield (
+            names,
+            (
+                "model_name_or_path and config_name are both missing; give model_name_or_path to continue a model, "
+                "or config_name to train from scratch"
+            ),
+        )
+    if draft["model_name_or_path"] and draft["config_name"]:
+        yield (
+            names,
+            (
+                "model_name_or_path and config_name are both given; model_name_or_path continues from a model, "
+                "config_name alone trains from scratch; keep one"
+            ),
+        )
+
+
+def _check_stage(draft: Draft) -> Iterator[Problem]:
+    names = ("stage", "autoregressive")
+    if draft["autoregressive"] and draft["stage"] != "pretrain":
+        yield names, f"autoregressive true is stage pretrain, but stage is {draft['stage']}; leave one of them out"
+    if draft["stage"] == "pretrain" and not draft["autoregressive"]:
+        yield names, "stage is pretrain but autoregressive is false; leave autoregressive out"
+    if draft["stage"] != "pretrain" and draft["src_length"] >= draft["max_length"]:
+        yield (
+            ("src_length", "max_length"),
+            (
+                f"src_length {draft['src_length']} leaves no token for a target, max_length is {draft['max_length']}; "
+                "src_length must be smaller"
+            ),
+        )
+
+
+def _check_adapter(draft: Draft) -> Iterator[Problem]:
+    try:
+        draft.values["lora_target_modules"] = read_targets(draft["lora_target_modules"])
+    except ValueError as error:
+        yield ("lora_target_modules",), f"lora_target_modules {error}"
+    if draft["lora"]:
+        return
+    defaults = {"lora_path": None, "lora_rank": 8, "lora_alpha": None, "lora_dropout": 0.0, "lora_target_modules": None}
+    for name, default in defaults.items():
+        if name in draft.given and draft[name] != default:
+            yield (name, "lora"), f'{name} is {show(draft[name])} but lora is off; add "lora": true or leave {name} out'
+
+
+def _check_neftune(draft: Draft) -> Iterator[Problem]:
+    if not draft["neftune"] and draft["neftune_noise_alpha"] != 5.0:
+        yield (
+            ("neftune", "neftune_noise_alpha"),
+            (
+                f"neftune_noise_alpha is {draft['neftune_noise_alpha']:g} but neftune is off; "
+                'add "neftune": true or leave neftune_noise_alpha out'
+            ),
+        )
+
+
+def _check_precision(draft: Draft) -> Iterator[Problem]:
+    if draft["fp16"] and draft["bf16"]:
+        yield ("fp16", "bf16"), "fp16 and bf16 are both true; keep one"
+    for name, dtype in (("fp16", "bfloat16"), ("bf16", "float16")):
+        if draft[name] and draft["dtype"] == dtype:
+            yield (name, "dtype"), f"{name} is true but dtype is {dtype}; leave dtype out"
+    if draft["device"] != "cpu":
+        return
+    if draft["dtype"] in ("bfloat16", "float16"):
+        yield ("dtype", "device"), f"dtype {draft['dtype']} needs a GPU but device is cpu; set dtype to float32 or auto"
+
+
+def _check_evaluation(draft: Draft) -> Iterator[Problem]:
+    strategy = draft["evaluation_strategy"]
+    if strategy != "no" and not draft["do_eval"]:
+        yield (
+            ("do_eval", "evaluation_strategy"),
+            (
+                f"do_eval is false but evaluation_strategy is {strategy}; "
+                'set "do_eval": true or "evaluation_strategy": "no"'
+            ),
+        )
+    if strategy == "no" and draft.has("eval_steps"):
+        yield (
+            ("eval_steps", "evaluation_strategy"),
+            (
+                f"eval_steps is {draft['eval_steps']} but evaluation_strategy is no; "
+                'set "evaluation_strategy": "steps" or leave eval_steps out'
+            ),
+        )
+
+
+def _check_best_model(draft: Draft) -> Iterator[Problem]:
+    evaluation, save = draft["evaluation_strategy"], draft["save_strategy"]
+    names = ("load_best_model_at_end", "evaluation_strategy", "save_strategy", "eval_steps", "save_steps")
+    if draft["load_best_model_at_end"]:
+        if evaluation == "no":
+            yield (
+                names[:2],
+                (
+                    "load_best_model_at_end needs evaluations to compare; "
+                    'set "evaluation_strategy" to "steps" or "epoch", as save_strategy'
+                ),
+            )
+        elif evaluation != save:
+            yield (
+                names[:3],
+                (
+                    f"load_best_model_at_end needs the same evaluation_strategy and save_strategy, "
+                    f"got {evaluation} and {save}; set both to {evaluation}"
+                ),
+            )
+        elif evaluation == "steps" and draft["save_steps"] % draft["eval_steps"]:
+            yield (
+                names,
+                (
+                    f"load_best_model_at_end needs save_steps to be a multiple of eval_steps, "
+                    f"got {draft['save_steps']} and {draft['eval_steps']}"
+                ),
+            )
+
+
+def _check_early_stopping(draft: Draft) -> Iterator[Problem]:
+    if draft["early_stopping"]:
+        if draft["evaluation_strategy"] == "no":
+            yield (
+                ("early_stopping", "evaluation_strategy"),
+                ('early_stopping needs evaluations; set "evaluation_strategy" to "steps" or "epoch"'),
+            )
+        if not draft["load_best_model_at_end"]:
+            yield (
+                ("early_stopping", "load_best_model_at_end"),
+                ('early_stopping needs the best checkpoint; add "load_best_model_at_end": true'),
+            )
+        return
+    for name, default in (("early_stopping_patience", 1), ("early_stopping_threshold", 0.0)):
+        if draft[name] != default:
+            yield (
+                (name, "early_stopping"),
+                (f'{name} is {draft[name]:g} but early_stopping is off; add "early_stopping": true or leave it out'),
+            )
+
+
+def _check_schedule(draft: Draft) -> Iterator[Problem]:
+    if draft["lr_scheduler_type"] != "constant":
+        return
+    for name in ("warmup_steps", "warmup_ratio"):
+        if draft[name] > 0:
+            yield (
+                (name, "lr_scheduler_type"),
+                (
+                    f"{name} is {draft[name]:g} but lr_scheduler_type constant ignores warm-up; "
+                    "use constant_with_warmup, or leave the warm-up out"
+                ),
+            )
+
+
+def _check_rest(draft: Draft) -> Iterator[Problem]:
+    if "none" in draft["report_to"]:
+        yield ("report_to",), f"report_to has none beside other loggers: {', '.join(draft['report_to'])}; keep either"
+    if draft["overwrite_output_dir"] and draft["resume_from_checkpoint"] is True:
+        yield (
+            ("overwrite_output_dir", "resume_from_checkpoint"),
+            ("overwrite_output_dir starts afresh but resume_from_checkpoint true continues; keep one"),
+        )
+
+
+DERIVATIONS: Tuple[Callable[[Draft], None], ...] = (
+    _derive_stage,
+    _derive_lengths,
+    _derive_adapter,
+    _derive_evaluation,
+    _derive_schedule,
+    _derive_rest,
+)
+RULES: Tuple[Callable[[Draft], Iterator[Problem]], ...] = (
+    _check_needed,
+    _check_stage,
+    _check_adapter,
+    _check_neftune,
+    _check_precision,
+    _check_evaluation,
+    _check_best_model,
+    _check_early_stopping,
+    _check_schedule,
+    _check_rest,
+)

@@ -1,0 +1,75 @@
+"""How text is sampled: while evaluating a run, and by paddle-sft generate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Optional, Union
+
+from paddle_sft.arguments.fields import ABOVE_ZERO, DEVICES, NOT_NEGATIVE, POSITIVE, Bounds, Checked, NotYet, argument
+
+_EVALUATION = NotYet("evaluation measures the loss; use paddle-sft generate, which has this key.")
+_TOP_P = Bounds(minimum=0, maximum=1, strict_minimum=True)
+
+
+@dataclass(frozen=True)
+class GenerateArguments(Checked):
+    """Sampling of an evaluation by generation (eval_with_do_generation) in a fine-tuning run."""
+
+    top_k: int = argument(
+        1, "Draw from the k likeliest tokens.", "从最可能的 k 个 token中抽取。", not_yet=_EVALUATION, rows=(71,)
+    )
+    top_p: float = argument(
+        1.0,
+        "Draw from the likeliest tokens that make up p.",
+        "从累计概率为 p 的 token中抽取。",
+        not_yet=_EVALUATION,
+        rows=(71,),
+    )
+
+
+@dataclass(frozen=True)
+class GenerateCommandArguments(Checked):
+    """What paddle-sft generate does."""
+
+    model_name_or_path: Optional[str] = argument(None, "Model folder or name. Required.", "模型目录或名字。必填。")
+    lora_path: Optional[str] = argument(None, "Adapter folder.", "适配器目录。")
+    prompt: Optional[Union[str, List[str]]] = argument(
+        None, "One prompt, or several in quotes.", "一个提示，或加引号的多个提示。"
+    )
+    prompt_file: Optional[str] = argument(
+        None, "JSON lines with src, in place of prompt.", "含 src 的 JSON lines 文件，代替 prompt。"
+    )
+    output_file: Optional[str] = argument(
+        None, "JSON lines to write; null prints only.", "写出的 JSON lines 文件；null 只打印。"
+    )
+    max_new_tokens: int = argument(128, "Most tokens to generate.", "最多生成的 token 数。", bounds=POSITIVE)
+    do_sample: bool = argument(
+        False, "Draw tokens at random; otherwise the likeliest is taken.", "随机抽取；否则取最可能的 token。"
+    )
+    top_k: int = argument(
+        0,
+        "Draw from the k likeliest tokens; 0: from all.",
+        "从最可能的 k 个 token中抽取；0：全部。",
+        bounds=NOT_NEGATIVE,
+    )
+    top_p: float = argument(
+        1.0, "Draw from the likeliest tokens that make up p.", "从累计概率为 p 的 token中抽取。", bounds=_TOP_P
+    )
+    temperature: float = argument(
+        1.0, "Below 1 likelier, above 1 more varied.", "小于 1 更确定，大于 1 更多样。", bounds=ABOVE_ZERO
+    )
+    repetition_penalty: float = argument(
+        1.0, "Above 1 makes repetition less likely.", "大于 1 减少重复。", bounds=ABOVE_ZERO
+    )
+    seed: int = argument(42, "Seed of the draws.", "抽取的随机种子。", bounds=NOT_NEGATIVE)
+    device: Optional[str] = argument(
+        None, "gpu or cpu; null: gpu if there is one.", "gpu 或 cpu；null：有 GPU 就用。", choices=DEVICES
+    )
+    dtype: str = argument(
+        "auto",
+        "Type the weights are loaded in; auto: as saved, float32 on a CPU.",
+        "权重加载的类型；auto：与保存时相同，CPU 上为 float32。",
+        aliases=("torch_dtype",),
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    batch_size: int = argument(1, "Prompts at a time.", "一次处理的提示数。", bounds=POSITIVE)

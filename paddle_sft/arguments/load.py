@@ -1,0 +1,195 @@
+"""A command line -> the arguments of a command, or one error with everything that is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any, Dict, FrozenSet, List, Mapping, Set, Tuple
+
+from paddle_sft.arguments.adapter import AdapterArguments
+from paddle_sft.arguments.check import Draft, settle
+from paddle_sft.arguments.command_line import split_command_line
+from paddle_sft.arguments.data import DataArguments
+from paddle_sft.arguments.fields import Key
+from paddle_sft.arguments.files import read_file
+from paddle_sft.arguments.generate import GenerateArguments, GenerateCommandArguments
+from paddle_sft.arguments.keys import (
+    UPSTREAM_GROUP,
+    Catalogue,
+    finetune_catalogue,
+    generate_catalogue,
+    merge_catalogue,
+)
+from paddle_sft.arguments.layers import Given, layer_of_file, layer_of_words
+from paddle_sft.arguments.merge import MergeArguments
+from paddle_sft.arguments.model import ModelArguments
+from paddle_sft.arguments.owners import OWNERS
+from paddle_sft.arguments.parallel import ParallelArguments
+from paddle_sft.arguments.quant import QuantArguments
+from paddle_sft.arguments.train import TrainArguments
+from paddle_sft.arguments.usage import usage
+from paddle_sft.arguments.values import show
+from paddle_sft.core.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Everything a fine-tuning run is told."""
+
+    model: ModelArguments
+    data: DataArguments
+    adapter: AdapterArguments
+    quant: QuantArguments
+    train: TrainArguments
+    parallel: ParallelArguments
+    generate: GenerateArguments
+    upstream: Mapping[str, Any]
+    """Keys of PaddleNLP's TrainingArguments that are passed on as the user gave them."""
+    given: FrozenSet[str]
+    """Our names of the keys that the user gave."""
+    derived: Mapping[str, Tuple[Any, str]]
+    """Key -> (value, why), for values that follow from others and values that have no effect."""
+    sources: Mapping[str, str]
+    """Key -> the file's path, command line, derived or default."""
+
+
+@dataclass
+class _Reading:
+    """The merged layers of one command line."""
+
+    values: Dict[str, Any]
+    given: Dict[str, Given]
+    problems: List[str]
+    broken: Set[str]
+
+
+def load_finetune_arguments(argv: List[str]) -> Arguments:
+    """Read CONFIG.json [--key value ...] for run_finetune.py.
+
+    Raises:
+        ArgumentError: all that is wrong, one line each.
+        SystemExit: after printing the help for --help.
+    """
+    catalogue = finetune_catalogue()
+    reading = _read(argv, catalogue, "run_finetune.py CONFIG.json [--key value ...]")
+    draft = Draft(reading.values, set(reading.given) | reading.broken)
+    for names, text in settle(draft):
+        if not reading.broken.intersection(names):
+            reading.problems.append(text)
+    _stop_at(reading.problems)
+    derived = {name: (item.value, item.why) for name, item in reading.given.items() if item.why}
+    derived.update(draft.derived)
+    upstream = {name: draft[name] for name in reading.given if _is_passed_on(catalogue.keys[name])}
+    owned = {
+        group: owner(**{field.name: draft[field.name] for field in dataclasses.fields(owner)})
+        for group, owner in OWNERS.items()
+    }
+    sources = {name: _source(name, reading, draft) for name in catalogue.keys}
+    return Arguments(**owned, upstream=upstream, given=frozenset(reading.given), derived=derived, sources=sources)
+
+
+def load_merge_arguments(argv: List[str]) -> MergeArguments:
+    """Read --key value ... for merge_lora_params.py.
+
+    Raises:
+        ArgumentError: all that is wrong, one line each.
+        SystemExit: after printing the help for --help.
+    """
+    reading = _read(
+        argv, merge_catalogue(), "merge_lora_params.py --model_name_or_path M --lora_path L --output_path O"
+    )
+    for name in ("model_name_or_path", "lora_path", "output_path"):
+        if not reading.values[name] and name not in reading.broken:
+            reading.problems.append(f"{name} is missing; add --{name} FOLDER")
+    size = reading.values["max_shard_size"]
+    if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B", size) or not float(re.match(r"[\d.]+", size).group()):
+        reading.problems.append(f'max_shard_size must be a number with KB, MB or GB, such as 5GB, got "{size}"')
+    _stop_at(reading.problems)
+    return MergeArguments(**reading.values)
+
+
+def load_generate_arguments(argv: List[str]) -> GenerateCommandArguments:
+    """Read --key value ... for paddle-sft generate.
+
+    Raises:
+        ArgumentError: all that is wrong, one line each.
+        SystemExit: after printing the help for --help.
+    """
+    reading = _read(argv, generate_catalogue(), 'paddle-sft generate --model_name_or_path M --prompt "..."')
+    values, given = reading.values, reading.given
+    if not values["model_name_or_path"] and "model_name_or_path" not in reading.broken:
+        reading.problems.append("model_name_or_path is missing; add --model_name_or_path FOLDER")
+    if not {"prompt", "prompt_file"} & reading.broken:
+        if values["prompt"] and values["prompt_file"]:
+            reading.problems.append("prompt and prompt_file are both given; keep one")
+        elif not values["prompt"] and not values["prompt_file"]:
+            reading.problems.append('there is no prompt; add --prompt "..." or --prompt_file FILE.json')
+    for name in ("top_k", "top_p", "temperature"):
+        if name in given and not values["do_sample"] and values[name] != generate_catalogue().keys[name].default:
+            reading.problems.append(
+                f"{name} is {show(values[name])} but do_sample is off; add --do_sample or leave it out"
+            )
+    _stop_at(reading.problems)
+    return GenerateCommandArguments(**values)
+
+
+def _read(argv: List[str], catalogue: Catalogue, command: str) -> _Reading:
+    """Read file and command line, the latter winning, and check every value by itself."""
+    line = split_command_line(list(argv))
+    if line.help:
+        print(usage(catalogue, command))
+        sys.exit(0)
+    problems: List[str] = []
+    layers = []
+    if line.file is not None:
+        try:
+            layers.append(layer_of_file(read_file(line.file), line.file, catalogue))
+        except ArgumentError as error:
+            problems.append(str(error))
+    file_failed = bool(problems)
+    layers.append(layer_of_words(line.words, catalogue))
+    given: Dict[str, Given] = {}
+    broken: Set[str] = set(catalogue.keys) if file_failed else set()
+    for layer in layers:
+        problems.extend(layer.problems)
+        broken.update(layer.broken)
+        given.update(layer.given)
+    for name, item in given.items():
+        text = _refusal(catalogue.keys[name], item)
+        if text:
+            problems.append(text)
+            broken.add(name)
+    values = {name: key.default for name, key in catalogue.keys.items()}
+    values.update({name: item.value for name, item in given.items() if name not in broken})
+    return _Reading(values, given, problems, broken)
+
+
+def _refusal(key: Key, given: Given) -> str:
+    """The message for a key that is not available yet and not at a value that switches it off, else nothing."""
+    if key.available or key.is_off(given.value):
+        return ""
+    said = f"{given.written} {show(given.value)}"
+    if given.why:
+        said = f"{given.why}, which means {key.name} {show(given.value)}, and that"
+    off = "Leave it out." if given.why else f"Leave it out, or write {show(key.default)}."
+    return f"{said} is not available yet; {key.not_yet.instead} {off}"
+
+
+def _is_passed_on(key: Key) -> bool:
+    return key.group == UPSTREAM_GROUP and key.available
+
+
+def _source(name: str, reading: _Reading, draft: Draft) -> str:
+    if name in reading.given:
+        return reading.given[name].source
+    return "derived" if name in draft.derived else "default"
+
+
+def _stop_at(problems: List[str]) -> None:
+    """Raise one error with all problems."""
+    if len(problems) == 1:
+        raise ArgumentError(problems[0])
+    if problems:
+        raise ArgumentError(f"{len(problems)} problems with the arguments:\n" + "\n".join(f"- {p}" for p in problems))

@@ -1,0 +1,179 @@
+"""Other documents' names lead to ours, and a value that means another value is translated where one can see it."""
+
+from __future__ import annotations
+
+import pytest
+
+from paddle_sft.arguments.keys import TRANSLATIONS, finetune_catalogue, generate_catalogue, merge_catalogue
+
+CATALOGUE = finetune_catalogue()
+AVAILABLE_ALIASES = sorted(alias for alias, name in CATALOGUE.aliases.items() if CATALOGUE.keys[name].available)
+OTHER_ALIASES = sorted(alias for alias, name in CATALOGUE.aliases.items() if not CATALOGUE.keys[name].available)
+SAMPLES = {bool: True, int: 4, float: 0.5, str: "text"}
+
+
+def sample_of(name: str):
+    """A value other than the default that the key accepts."""
+    special = {"dtype": "float32", "lora_target_modules": ["q_proj"], "evaluation_strategy": "epoch"}
+    key = CATALOGUE.keys[name]
+    if name in special:
+        return special[name]
+    kinds = getattr(key.hint, "__args__", (key.hint,))
+    return SAMPLES[kinds[0]]
+
+
+def value_of(arguments, name: str):
+    return getattr(getattr(arguments, CATALOGUE.keys[name].group), name)
+
+
+@pytest.mark.parametrize("alias", AVAILABLE_ALIASES)
+def test_every_alias_sets_its_key_from_a_file(load, alias):
+    name = CATALOGUE.aliases[alias]
+    wanted = sample_of(name)
+    changes = {name: ..., alias: wanted, "lora": True, "src_length": 2}
+    arguments = load(changes)
+    assert value_of(arguments, name) == wanted
+    assert name in arguments.given and alias not in arguments.given
+
+
+@pytest.mark.parametrize("alias", AVAILABLE_ALIASES)
+def test_every_alias_sets_its_key_from_the_command_line(load, alias):
+    name = CATALOGUE.aliases[alias]
+    wanted = sample_of(name)
+    word = ",".join(wanted) if isinstance(wanted, list) else str(wanted)
+    arguments = load({"lora": True, "src_length": 2}, f"--{alias}", word)
+    assert value_of(arguments, name) == wanted
+    assert arguments.sources[name] == "command line"
+
+
+@pytest.mark.parametrize("alias", OTHER_ALIASES)
+def test_every_alias_of_a_key_that_is_not_available_is_accepted_where_it_is_off(load, alias):
+    key = CATALOGUE.keys[CATALOGUE.aliases[alias]]
+    assert value_of(load({alias: key.default}), key.name) == key.default
+
+
+@pytest.mark.parametrize(
+    "alias, name",
+    [
+        ("tokenizer_name", "tokenizer_name_or_path"), ("torch_dtype", "dtype"), ("max_seq_length", "max_length"),
+        ("cutoff_len", "max_length"), ("block_size", "max_length"), ("dataset_id_or_path", "dataset_name_or_path"),
+        ("lora_r", "lora_rank"), ("r", "lora_rank"), ("lora_target", "lora_target_modules"),
+        ("target_modules", "lora_target_modules"), ("lokr_dim", "lokr_rank"), ("eval_strategy", "evaluation_strategy"),
+        ("gradient_checkpointing", "recompute"), ("intokens", "zero_padding"), ("use_rslora", "rslora"),
+        ("modules_to_save", "lora_modules_to_save"), ("gradient_clipping", "max_grad_norm"),
+        ("sharding_degree", "sharding_parallel_degree"), ("use_liger_kernel", "use_liger"),
+    ],
+)  # fmt: skip
+def test_the_other_documents_names_are_aliases(alias, name):
+    assert CATALOGUE.aliases[alias] == name
+
+
+@pytest.mark.parametrize("catalogue", [CATALOGUE, merge_catalogue(), generate_catalogue()])
+def test_no_spelling_leads_to_two_keys(catalogue):
+    spellings = [*catalogue.keys, *(a for key in catalogue.keys.values() for a in key.aliases), *catalogue.translations]
+    assert len(spellings) == len(set(spellings))
+
+
+@pytest.mark.parametrize(
+    "written, value, name, meant, why",
+    [
+        ("finetuning_type", "lora", "lora", True, 'finetuning_type is "lora"'),
+        ("finetuning_type", "full", "lora", False, 'finetuning_type is "full"'),
+        ("use_peft", True, "lora", True, "use_peft is true"),
+        ("use_peft", False, "lora", False, "use_peft is false"),
+        ("attn_implementation", "eager", "use_flash_attention", False, 'attn_implementation is "eager"'),
+        ("train_files", ["a.json"], "dataset_name_or_path", "a.json", 'train_files is ["a.json"]'),
+        ("train_files", "a.json", "dataset_name_or_path", "a.json", 'train_files is ["a.json"]'),
+        ("stage", "pt", "stage", "pretrain", "stage pt means pretrain"),
+        ("lora_target", "all", "lora_target_modules", "all-linear", "lora_target_modules all means all-linear"),
+    ],
+)
+def test_a_value_with_another_meaning_is_translated_and_shown(load, written, value, name, meant, why):
+    changes = {"dataset_name_or_path": "./data" if name != "dataset_name_or_path" else ..., written: value}
+    if name == "lora_target_modules":
+        changes["lora"] = True
+    arguments = load(changes)
+    assert value_of(arguments, name) == meant
+    assert arguments.derived[name] == (meant, why)
+
+
+@pytest.mark.parametrize(
+    "written, value, message",
+    [
+        (
+            "load_in_4bit",
+            True,
+            'load_in_4bit is true, which means weight_quantize_algo "nf4", and that is not available',
+        ),
+        ("load_in_8bit", True, 'which means weight_quantize_algo "weight_only_int8", and that is not available yet'),
+        ("quantization_bit", 4, 'quantization_bit is 4, which means weight_quantize_algo "nf4"'),
+        ("quantization_bit", 8, 'which means weight_quantize_algo "weight_only_int8"'),
+        ("quantization_bit", 3, "quantization_bit must be one of 4, 8, null, got 3"),
+        ("quantization_bit", "4", "quantization_bit must be a whole number or null"),
+        ("attn_implementation", "flash_attention_2", "which means use_flash_attention true, and that is not available"),
+        ("attn_implementation", "sdpa", 'attn_implementation "sdpa" is not available yet; write eager'),
+        ("finetuning_type", "freeze", 'finetuning_type "freeze" is not available yet; use lora or full'),
+        ("finetuning_type", "lorra", 'finetuning_type must be one of "lora", "full", got "lorra"'),
+        ("train_files", ["a.json", "b.json"], "train_files has 2 paths; give one, or one folder"),
+    ],
+)
+def test_a_translated_value_that_can_not_work_is_refused_in_the_users_words(problems, written, value, message):
+    changes = {written: value}
+    if written == "train_files":
+        changes["dataset_name_or_path"] = ...
+    [line] = problems(changes)
+    assert message in line
+
+
+@pytest.mark.parametrize("written, value", [("load_in_4bit", False), ("load_in_8bit", False),
+                                            ("quantization_bit", None), ("attn_implementation", None)])  # fmt: skip
+def test_a_value_that_says_nothing_changes_nothing(load, written, value):
+    arguments = load({written: value})
+    assert TRANSLATIONS[written].target not in arguments.given
+
+
+def test_two_spellings_with_the_same_value_are_no_contradiction(load):
+    assert load({"max_length": 4096, "max_seq_length": 4096}).data.max_length == 4096
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"max_length": 4096, "max_seq_length": 1500}, "max_length is given twice in"),
+        ({"max_length": 4096, "max_seq_length": 1500}, "max_length is 4096 and max_seq_length is 1500; keep one"),
+        ({"lora": False, "finetuning_type": "lora"}, 'lora is false and finetuning_type is "lora"; keep one'),
+        ({"use_peft": True, "finetuning_type": "full"}, 'use_peft is true and finetuning_type is "full"; keep one'),
+    ],
+)
+def test_two_spellings_with_different_values_are(problems, changes, message):
+    [line] = problems(changes)
+    assert message in line
+
+
+@pytest.mark.parametrize("value", [{"use_reentrant": False}, {}, None])
+def test_nested_recompute_options_are_read(load, value):
+    assert load({"gradient_checkpointing_kwargs": value}).train.recompute_use_reentrant is False
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--gradient_checkpointing_kwargs.use_reentrant", "false"],
+        ["--gradient_checkpointing_kwargs", '{"use_reentrant": false}'],
+    ],
+)
+def test_nested_recompute_options_are_read_from_the_command_line(load, words):
+    assert "recompute_use_reentrant" in load({}, *words).given
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ({"use_reentrant": True}, "gradient_checkpointing_kwargs.use_reentrant true is not available yet"),
+        ({"use_rentrant": True}, "did you mean gradient_checkpointing_kwargs.use_reentrant?"),
+        (3, "unknown argument 'gradient_checkpointing_kwargs'"),
+    ],
+)
+def test_nested_recompute_options_that_can_not_work_are_refused(problems, value, message):
+    [line] = problems({"gradient_checkpointing_kwargs": value})
+    assert message in line

@@ -1,0 +1,39 @@
+"""Tiny models and a tokenizer, made once for all tests. Nothing here imports paddle until a test asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A complete tiny model folder by family, layout and changes of its config; made once. Copy it to change it."""
+    made = {}
+    root = tmp_path_factory.mktemp("models")
+
+    def make(family: str = "llama", layout: str = "paddle", **changes) -> Path:
+        key = (family, layout, tuple(sorted(changes.items())))
+        if key not in made:
+            made[key] = tiny.make_model(root / f"{family}-{layout}-{len(made)}", family, layout=layout, **changes)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(model_folder):
+    """PaddleNLP's tokenizer of a tiny model folder."""
+    from paddle_sft.models.tokenizers import load_tokenizer
+
+    return load_tokenizer(model_folder())
+
+
+@pytest.fixture(scope="session")
+def some_ids() -> np.ndarray:
+    """Token ids [3, 9] that every tiny model knows."""
+    return np.random.default_rng(5).integers(4, 96, (3, 9))
