@@ -217,6 +217,17 @@ def draw_losses(path: Path) -> None:
     pyplot.close(figure)
 
 
+def what_to_expect(answers: List[str]) -> str:
+    """An honest word on the answers: two minutes of training teach how such sentences sound, hardly what to say."""
+    distinct = len(set(answers))
+    if distinct == 1:
+        return (
+            f"All {len(answers)} answers are the same sentence: it has learnt how documentation sounds, and not yet to "
+            "read the code. That takes more text than four minutes allow; see below."
+        )
+    return f"{distinct} of {len(answers)} answers differ: expect the right form, and not yet the right meaning."
+
+
 def tell(summary: Dict[str, Any]) -> str:
     """What happened and what to try next, in plain words."""
     share = summary["trainable_parameters"] / summary["total_parameters"]
@@ -237,7 +248,7 @@ def tell(summary: Dict[str, Any]) -> str:
         f"{summary['tokens_per_second']:,.0f} tokens a second.",
         f"The merged model gives the logits of base + adapter to {summary['merge']['max_abs_logit_difference']:.1e}; "
         f"the best token is the same in {summary['merge']['top1_agreement']:.1%} of all positions.",
-        "It has read about a book's worth of text, so expect the right form and not yet the right meaning.",
+        what_to_expect([generation["after"] for generation in summary["generations"]]),
         "",
         f"Time: {summary['seconds']['total']:.0f} s. Numbers: {OUTPUT}/summary.json. Curves: {OUTPUT}/loss.png. "
         f"Merged model: {MERGED}/",

@@ -20,7 +20,7 @@ class AdapterArguments(Checked):
     """LoRA (https://arxiv.org/abs/2106.09685): W + lora_alpha / lora_rank * A B, with W frozen."""
 
     lora: bool = argument(
-        False, "Train a LoRA adapter and freeze the model.", "训练 LoRA 适配器，冻结模型。", rows=(16, 48, 155, 186)
+        False, "Train a LoRA adapter and freeze the model.", "训练 LoRA 适配器，冻结模型。", rows=(16, 48, 186)
     )
     lora_path: Optional[str] = argument(None, "Adapter folder to start from.", "作为起点的适配器目录。", rows=(49,))
     lora_rank: int = argument(

@@ -141,18 +141,13 @@ class Key:
         """The values of its type that leave a feature that is not available yet switched off, the default first."""
         off: List[Any] = []
         for value in (self.default, *(self.not_yet.off if self.not_yet else ())):
-            if is_accepted(value, self.hint) and not _holds(off, value):
+            if is_accepted(value, self.hint) and value not in off:
                 off.append(value)
         return off
 
     def is_off(self, value: Any) -> bool:
-        """True when `value` is one of off_values. 1 is not True here."""
-        return _holds(self.off_values, value)
-
-
-def _holds(values: List[Any], value: Any) -> bool:
-    """`in`, but 1 is not True."""
-    return any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in values)
+        """True when `value`, which is of the key's type, is one of off_values."""
+        return value in self.off_values
 
 
 def keys_of(owner: type, group: str) -> Dict[str, Key]:

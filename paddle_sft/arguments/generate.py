@@ -67,8 +67,8 @@ class GenerateCommandArguments(Checked):
     )
     dtype: str = argument(
         "auto",
-        "Type the weights are loaded in; auto: as saved, float32 on a CPU.",
-        "权重加载的类型；auto：与保存时相同，CPU 上为 float32。",
+        "Type the weights are loaded in; auto: float32.",
+        "权重加载的类型；auto：float32。",
         aliases=("torch_dtype",),
         choices=("auto", "float32", "bfloat16", "float16"),
     )

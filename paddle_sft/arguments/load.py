@@ -104,7 +104,7 @@ def load_merge_arguments(argv: List[str]) -> MergeArguments:
         if not reading.values[name] and name not in reading.broken:
             reading.problems.append(f"{name} is missing; add --{name} FOLDER")
     size = reading.values["max_shard_size"]
-    if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B", size) or not float(re.match(r"[\d.]+", size).group()):
+    if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]B", size) or not float(re.match(r"[\d.]+", size).group()):
         reading.problems.append(f'max_shard_size must be a number with KB, MB or GB, such as 5GB, got "{size}"')
     _stop_at(reading.problems)
     return MergeArguments(**reading.values)

@@ -21,6 +21,7 @@ KEPT_ANYWAY = {
     "eval_accumulation_steps": "evaluation keeps sums only, so no outputs pile up on the device",
     "prediction_loss_only": "evaluation returns the loss only",
     "count_trained_tokens": "trained tokens are always counted",
+    "unified_checkpoint": "a checkpoint is always one layout-independent folder",
 }
 """Accepted at any value, because what they ask for holds in any case; the plan of a run says so."""
 
@@ -62,7 +63,6 @@ REFUSED = {
     "metrics_output_path": "metrics are written to output_dir",
     "skip_profile_timer": "use Paddle's profiler",
     "distributed_dataloader": _LOADER,
-    "unified_checkpoint": _CHECKPOINT,
     "to_static": "training runs in dynamic graph mode",
     "unified_checkpoint_config": _CHECKPOINT,
     "ckpt_quant_stage": _CHECKPOINT,

@@ -126,7 +126,7 @@ UPSTREAM: Dict[str, UpstreamKey] = {
     "metrics_output_path": UpstreamKey(Optional[str], None, "refused"),
     "skip_profile_timer": UpstreamKey(Optional[bool], True, "refused"),
     "distributed_dataloader": UpstreamKey(Optional[bool], False, "refused"),
-    "unified_checkpoint": UpstreamKey(Optional[bool], False, "refused"),
+    "unified_checkpoint": UpstreamKey(Optional[bool], False, "kept anyway"),
     "to_static": UpstreamKey(Optional[bool], False, "refused"),
     "unified_checkpoint_config": UpstreamKey(Optional[str], "", "refused"),
     "ckpt_quant_stage": UpstreamKey(str, "O0", "refused"),

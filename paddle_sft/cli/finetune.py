@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from paddle_sft.arguments.load import Arguments, load_finetune_arguments
 from paddle_sft.core.atomic import require_writable, write_json
@@ -49,7 +49,11 @@ def resolved(arguments: Arguments) -> Dict[str, Any]:
     content: Dict[str, Any] = {}
     for room in ("model", "data", "adapter", "quant", "train", "parallel", "generate"):
         content.update(dataclasses.asdict(getattr(arguments, room)))
-    return {**content, **arguments.upstream, "num_ranks": num_ranks()}
+    return {**content, **_without_secrets(arguments.upstream), "num_ranks": num_ranks()}
+
+
+def _without_secrets(values: Mapping[str, Any]) -> Dict[str, Any]:
+    return {key: "(not written down)" if key.endswith("_api_key") else value for key, value in values.items()}
 
 
 if __name__ == "__main__":

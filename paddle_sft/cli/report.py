@@ -41,7 +41,7 @@ class Report:
         if trainer.plan is not None:
             numbers.update(self._training(trainer, resume_from))
         for name, (value, why) in self._arguments.derived.items():
-            self.add("derived, not given", name, value, why)
+            self.add("derived, or without effect", name, value, why)
         return {**numbers, "derived": {name: list(entry) for name, entry in self._arguments.derived.items()}}
 
     def _training(self, trainer: Any, resume_from: Optional[Path]) -> Dict[str, Any]:

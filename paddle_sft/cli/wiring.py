@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any, List, Optional
 
+import paddle
+
 from paddle_sft.adapters.attach import attach
 from paddle_sft.adapters.lora.config import LoRAConfig
 from paddle_sft.adapters.state import load_adapter
@@ -15,7 +17,7 @@ from paddle_sft.cli.report import Report, write_lines
 from paddle_sft.core.atomic import move_into, write_json
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.core.log import get_logger, num_ranks, rank
+from paddle_sft.core.log import get_logger, num_ranks, rank, set_level
 from paddle_sft.core.records import Sample
 from paddle_sft.data.build import SampleSet, build_samples
 from paddle_sft.generate.generation import Sampling
@@ -40,6 +42,7 @@ class Run:
 
     def __init__(self, arguments: Arguments) -> None:
         quieten()
+        set_level(arguments.train.log_level)
         self.arguments = arguments
         self.train_arguments = arguments.train
         self.output_dir = Path(arguments.train.output_dir)
@@ -65,8 +68,6 @@ class Run:
         return find_resume(self.output_dir, train.resume_from_checkpoint, train.overwrite_output_dir)
 
     def _precision(self) -> Any:
-        import paddle
-
         train = self.train_arguments
         device, why = choose_device(train.device)
         paddle.set_device(device)
@@ -141,6 +142,7 @@ class Run:
             self.report.section("adapter", {"lora": (str(saved.folder), "its own rank, alpha and targets hold")})
             return AdapterWeights(network, saved.method, saved.config, self.tokenizer_folder)
         config = LoRAConfig(adapter.lora_rank, adapter.lora_alpha, adapter.lora_dropout)
+        paddle.seed(self.train_arguments.seed)  # the adapter's first values are drawn now
         config = attach(network, "lora", config, adapter.lora_target_modules)
         names = dict.fromkeys(path.rsplit(".", 1)[-1] for path in config.target_modules)
         self.report.section(

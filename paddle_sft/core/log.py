@@ -24,6 +24,12 @@ def get_logger() -> logging.Logger:
     return logger
 
 
+def set_level(level: str) -> None:
+    """log_level: debug, info, warning or error; on other ranks than 0 at least warning."""
+    wanted = logging.getLevelName(level.upper())
+    get_logger().setLevel(wanted if rank() == 0 else max(wanted, logging.WARNING))
+
+
 def rank() -> int:
     """The rank that paddle.distributed.launch gave this process, 0 outside of it."""
     return int(os.environ.get("PADDLE_TRAINER_ID", "0"))

@@ -15,6 +15,7 @@ from paddle_sft.core.errors import ModelError
 from paddle_sft.core.tensorfile import FLOAT_TAGS, convert
 from paddle_sft.models.config import read_config, to_paddlenlp
 from paddle_sft.models.families import FAMILIES
+from paddle_sft.models.fast import use_cpu_forms
 from paddle_sft.models.mends import mend
 from paddle_sft.models.weights import ModelWeights, rename_table
 
@@ -74,6 +75,7 @@ def _build(config: Dict[str, Any]) -> nn.Layer:
     family = FAMILIES[config["model_type"]]
     model = getattr(transformers, family.model_class)(to_paddlenlp(config))
     mend(model, config)
+    use_cpu_forms(model)
     return model
 
 

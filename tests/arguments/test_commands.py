@@ -28,12 +28,12 @@ def test_merge_names_all_that_is_missing():
         assert part in said
 
 
-@pytest.mark.parametrize("size", ["5GB", "200MB", "1.5 GB", "10KB", "2GiB"])
+@pytest.mark.parametrize("size", ["5GB", "200MB", "1.5 GB", "10KB", "2TB"])
 def test_merge_takes_a_shard_size(size):
     assert load_merge_arguments([*MERGE, "--output_path", "O", "--max_shard_size", size]).max_shard_size == size
 
 
-@pytest.mark.parametrize("size", ["5", "GB", "0GB", "-1GB", "5 gigabytes"])
+@pytest.mark.parametrize("size", ["5", "GB", "0GB", "-1GB", "2GiB", "5 gigabytes"])
 def test_merge_refuses_a_shard_size_that_is_none(size):
     with pytest.raises(ArgumentError, match="max_shard_size must be a number with KB, MB or GB"):
         load_merge_arguments([*MERGE, "--output_path", "O", f"--max_shard_size={size}"])

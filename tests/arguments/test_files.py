@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import pytest
 
@@ -60,12 +60,12 @@ def test_a_folder_in_place_of_a_file_is_reported(tmp_path):
     assert "is a folder" in message_of(tmp_path) and "a.json" in message_of(tmp_path)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_file_is_reported(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text("{}")
-    path.chmod(0)
-    assert "can't be read" in message_of(path)
+def test_an_unreadable_file_is_reported(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # file modes do not stop root, who runs the tests in containers
+    assert "a.json can't be read: Permission denied" in message_of(tmp_path / "a.json")
 
 
 def test_a_byte_order_mark_is_no_obstacle(tmp_path):

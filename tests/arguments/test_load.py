@@ -50,6 +50,7 @@ def test_a_full_configuration_in_paddlenlps_style_loads_value_by_value(tmp_path)
             assert getattr(getattr(arguments, key.group), key.name) == value, written
     assert arguments.upstream == {
         "eval_accumulation_steps": 16,
+        "unified_checkpoint": False,
         "amp_custom_black_list": ["reduce_sum", "c_softmax_with_cross_entropy"],
         "scale_loss": 1024.0,
     }

@@ -91,6 +91,7 @@ def test_a_value_of_another_type_is_refused_with_what_to_write(value, hint, mess
         (["a", "b"], List[str], ["a", "b"]),
         (['["a", "b"]'], List[str], ["a", "b"]),
         (["[1, b"], TextOrList, "[1, b"),
+        (['["a"]'], TextOrList, '["a"]'),
         (["Hello, you"], TextOrList, "Hello, you"),
         (["one", "two"], TextOrList, ["one", "two"]),
     ],

@@ -119,6 +119,11 @@ def test_prompts_come_from_different_modules_and_stay_the_same():
     assert chosen == quickstart.choose_prompts(rows[::-1])
 
 
+def test_answers_that_are_all_alike_are_called_that():
+    assert "All 5 answers are the same" in quickstart.what_to_expect(["Return a file."] * 5)
+    assert quickstart.what_to_expect(["a", "b", "b", "a", "c"]).startswith("3 of 5 answers differ")
+
+
 def test_the_advice_at_the_end_can_be_typed(outputs):
     lines = [line.split() for line in quickstart.tell(quickstart.summarise({"one": 1.0})).split("\n")]
     commands = [words[2:] for words in lines if words[:2] == ["python", "run_finetune.py"]]

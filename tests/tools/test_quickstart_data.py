@@ -108,7 +108,10 @@ def test_a_library_without_docstrings_is_refused_with_what_to_do(tmp_path):
         ("Close the file.  It stays closed.", "Close the file."),
         ("Copy data (e.g. a list) to disk. More.", "Copy data (e.g. a list) to disk."),
         ("Take a name, e.g. Python, as given. More.", "Take a name, e.g. Python, as given."),
-        ("Take any of a, b, etc. (See below for all names.) More.", "Take any of a, b, etc. (See below for all names.)"),
+        (
+            "Take any of a, b, etc. (See below for all names.) More.",
+            "Take any of a, b, etc. (See below for all names.)",
+        ),
         ("Wrapped over\n    two lines.", "Wrapped over two lines."),
         ("Heading without a stop\nThe second sentence is here.", "Heading without a stop"),
         ("index(x) -> int\n\nFind the first x.", "Find the first x."),
