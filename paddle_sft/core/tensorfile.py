@@ -62,12 +62,7 @@ class TensorFile:
         self._offsets: Dict[str, Tuple[int, int]] = {}
         self.specs: Dict[str, TensorSpec] = {}
         for name, entry in header.items():
-            if entry["dtype"] not in _NUMPY_TYPE:
-                raise ModelError(
-                    f"{self.path}: tensor {name} has type {entry['dtype']}; known: {', '.join(_NUMPY_TYPE)}"
-                )
-            self.specs[name] = TensorSpec(name, entry["dtype"], tuple(entry["shape"]))
-            self._offsets[name] = tuple(entry["data_offsets"])
+            self.specs[name], self._offsets[name] = _read_entry(self.path, name, entry)
         self._check_extent()
 
     def _check_extent(self) -> None:
@@ -78,12 +73,16 @@ class TensorFile:
                 f"{self.path} is cut short: its header promises {needed:,} bytes, the file has {found:,}; "
                 "download or copy it again"
             )
-        for name, (begin, end) in self._offsets.items():
+        last = 0
+        for name, (begin, end) in sorted(self._offsets.items(), key=lambda item: item[1]):
             if end - begin != self.specs[name].num_bytes:
                 raise ModelError(
-                    f"{self.path}: tensor {name} has {end - begin} bytes, its shape needs "
-                    f"{self.specs[name].num_bytes}; the file is damaged"
+                    f"{self.path}: tensor {name} has {end - begin} bytes, its shape needs {self.specs[name].num_bytes}; "
+                    "the file is damaged"
                 )
+            if begin < last:
+                raise ModelError(f"{self.path}: tensor {name} overlaps another; the file is damaged")
+            last = end
 
     def read(self, name: str) -> np.ndarray:
         """The tensor as it is stored (a copy-on-write view of the file; BF16 as uint16)."""
@@ -109,6 +108,20 @@ def _read_header(path: Path) -> Tuple[int, dict]:
             f"{path} is not a safetensors file or its header is cut short; download or copy it again"
         ) from error
     return 8 + length, header
+
+
+def _read_entry(path: Path, name: str, entry: object) -> Tuple[TensorSpec, Tuple[int, int]]:
+    try:
+        tag, shape = entry["dtype"], tuple(int(size) for size in entry["shape"])
+        begin, end = entry["data_offsets"]
+        valid = not isinstance(entry["shape"], str) and min((*shape, begin), default=0) >= 0
+    except (KeyError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ModelError(f"{path}: the header's entry of {name} can't be read; the file is damaged")
+    if tag not in _NUMPY_TYPE:
+        raise ModelError(f"{path}: tensor {name} has type {tag}; known: {', '.join(_NUMPY_TYPE)}")
+    return TensorSpec(name, tag, shape), (begin, end)
 
 
 def to_float32(array: np.ndarray, tag: str) -> np.ndarray:
