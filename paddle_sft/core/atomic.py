@@ -55,7 +55,12 @@ def _take_place(beside: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.rename(target, old)
-    os.rename(beside, target)
+    try:
+        os.rename(beside, target)
+    except OSError:
+        if old.exists():
+            os.rename(old, target)
+        raise
     _sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
