@@ -22,9 +22,10 @@ from paddle_sft.core.records import Sample
 from paddle_sft.data.build import SampleSet, build_samples
 from paddle_sft.generate.generation import Sampling
 from paddle_sft.generate.predict import predict_files
-from paddle_sft.models.config import read_config, require_within_window
+from paddle_sft.models.config import read_config
 from paddle_sft.models.device import choose_device, choose_half_precision, parameter_dtype
 from paddle_sft.models.hub import LoadedModel, build_from_scratch, load_model
+from paddle_sft.models.packed import read_by_segments
 from paddle_sft.models.remote import local_folder
 from paddle_sft.models.tokenizers import fill_token, load_tokenizer
 from paddle_sft.stages.catalogue import STAGES
@@ -110,17 +111,15 @@ class Run:
         model = self.arguments.model
         if model.config_name:
             config = read_config(Path(model.config_name))
-            self._check_rows(config, model.config_name)
+            self._check_ids(config, model.config_name)
             network = build_from_scratch(config, self.dtype, self.train_arguments.seed)
             return LoadedModel(network, config, model.config_name, False)
         folder = self._folder(model.model_name_or_path)
         config = read_config(folder)
-        self._check_rows(config, model.model_name_or_path)
+        self._check_ids(config, model.model_name_or_path)
         return load_model(folder, self.dtype)
 
-    def _check_rows(self, config: dict, name: str) -> None:
-        longest = max((len(sample) for sample in self._all_samples()), default=0)
-        require_within_window(config, longest, name)
+    def _check_ids(self, config: dict, name: str) -> None:
         largest = max((int(sample.ids.max()) for sample in self._all_samples()), default=0)
         if largest >= config["vocab_size"]:
             raise ArgumentError(
@@ -174,6 +173,7 @@ class Run:
 
     def _trainer(self) -> SFTTrainer:
         network, train = self.loaded.model, self.train_arguments
+        read_by_segments(network, self.loaded.config)
         if train.recompute:
             let_gradients_reach_the_first_layer(network)
         if self.arguments.model.neftune:
@@ -214,6 +214,7 @@ class Run:
     def predict(self) -> None:
         """Answers to the dev split's prompts into predictions.json (JSON lines with src, tgt, output)."""
         if rank() == 0:
+            self.loaded.model.rows.clear()
             rows = predict_files(
                 self.loaded.model,
                 self.tokenizer,

@@ -14,6 +14,7 @@ from paddle_sft.core.catalogue import choose
 from paddle_sft.core.records import Conversation, Turn
 from paddle_sft.data.template import TEMPLATES
 from paddle_sft.data.tokenize import find_specials, tokenize_conversations
+from paddle_sft.models.config import require_within_window
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def generate_texts(
     """The answer to each prompt, in order, without its end token."""
     model.eval()
     ids = prompt_ids(prompts, tokenizer, template)
+    longest = max((len(one) for one in ids), default=0) + sampling.max_new_tokens
+    require_within_window({**model.config.to_dict(), "model_type": model.config.model_type}, longest, "generation")
     answers: Dict[int, str] = {}
     bar = tqdm(total=len(ids), desc="generating", unit="prompt", leave=False, mininterval=1.0)
     for batch in _equal_lengths(ids, batch_size):

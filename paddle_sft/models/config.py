@@ -70,7 +70,7 @@ def to_hugging_face(config: Any, dtype: str) -> Dict[str, Any]:
     family = FAMILIES[config.model_type]
     content: Dict[str, Any] = {"architectures": [family.hf_architecture], "model_type": config.model_type}
     for key in family.hf_keys:
-        if getattr(config, key, None) is not None:
+        if getattr(config, key, None) is not None or key == "sliding_window":  # left out, it would mean 4,096
             content[key] = getattr(config, key)
     content.update(family.hf_constants)
     content["torch_dtype"] = dtype
@@ -78,7 +78,7 @@ def to_hugging_face(config: Any, dtype: str) -> Dict[str, Any]:
 
 
 def require_within_window(config: Dict[str, Any], num_tokens: int, place: str) -> None:
-    """Refuse rows that are longer than the model's sliding window, which PaddleNLP's class ignores.
+    """Refuse rows longer than the model's sliding window where PaddleNLP's own attention computes: it ignores it.
 
     Raises:
         ModelError: names the window and the remedy.
@@ -86,6 +86,7 @@ def require_within_window(config: Dict[str, Any], num_tokens: int, place: str) -
     window = attention_window(config)
     if window and num_tokens > window:
         raise ModelError(
-            f"{place} looks back over a sliding window of {window} tokens, which PaddleNLP 3.0.0b4 ignores; "
-            f"rows of {num_tokens} tokens would be computed wrongly; set max_length to {window} or less"
+            f"{place} of {num_tokens} tokens, prompt and answer: the model looks back over a sliding window of {window}, "
+            "which PaddleNLP 3.0.0b4 ignores when it generates (training here keeps it); shorten the prompts, or set "
+            f"max_new_tokens so that both fit into {window}"
         )

@@ -15,7 +15,7 @@ def mend(model: nn.Layer, config: Dict[str, Any]) -> None:
 
 
 def _use_tanh_gelu(model: nn.Layer) -> None:
-    """paddlenlp 3.0.0b4: GemmaMLP computes the exact gelu; Gemma was trained with the tanh form (transformers has it)."""
+    """paddlenlp 3.0.0b4: GemmaMLP computes the exact gelu; Gemma was trained with the tanh form, as in transformers."""
     from paddlenlp.transformers.gemma.modeling import GemmaMLP
 
     for layer in model.sublayers():

@@ -67,7 +67,7 @@ class WeightFolder:
         index = self.folder / INDEX_NAME
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"{index} is not a readable weight index: {error}") from error
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:

@@ -8,6 +8,7 @@ import paddle
 from paddle import Tensor
 
 from paddle_sft.losses.supervised import token_loss_sum
+from paddle_sft.models.packed import set_segments
 
 
 class Supervised:
@@ -18,6 +19,7 @@ class Supervised:
 
     def logits(self, model: Any, input_ids: Tensor) -> Tensor:
         """[B, T] -> [B, T, V]. Rows are filled at their end, which a causal model never looks at: no mask is needed."""
+        set_segments(model, [[input_ids.shape[1]]] * input_ids.shape[0])
         output = model(input_ids=input_ids)
         return output[0] if isinstance(output, (tuple, list)) else output
 

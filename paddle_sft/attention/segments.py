@@ -1,0 +1,107 @@
+"""Causal attention inside segments, computed segment by segment: no score between two samples ever exists."""
+
+from __future__ import annotations
+
+import math
+from typing import List, Optional, Sequence
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+QUERY_BLOCK = 512
+"""Queries of one product. A longer segment is cut, and each block meets only the keys it may see: half the work of a
+full square, and scores of at most heads x 512 x length."""
+
+
+def segment_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segment_lengths: Sequence[Sequence[int]],
+    *,
+    scale: float,
+    window: int = 0,
+    slopes: Optional[Tensor] = None,
+) -> Tensor:
+    """softmax(scale * Q K^T + bias) V inside every segment, causally.
+
+    Shapes: query [B, T, H, D], key and value [B, T, G, D] with G dividing H (grouped-query heads) -> [B, T, H, D].
+
+    Args:
+        segment_lengths: for each row the lengths of its segments, which add up to T; what fills a row is a segment too.
+        window: a query sees at most this many keys, itself included; 0 for no limit.
+        slopes: ALiBi slopes [H]: adds slope * (key position - query position) to the scores.
+    """
+    lengths = [length for row in segment_lengths for length in row]
+    rows, width = query.shape[:2]
+    flat = [tensor.reshape([rows * width, *tensor.shape[2:]]) for tensor in (query, key, value)]
+    if len(set(lengths)) == 1:
+        parts = [tensor.reshape([len(lengths), lengths[0], *tensor.shape[1:]]) for tensor in flat]
+        return _equal_segments(*parts, scale, window, slopes).reshape(query.shape)
+    # split, not slices: the gradient of a slice is a zero tensor of the whole row for every segment
+    parts = [paddle.split(tensor, lengths) for tensor in flat]
+    done = [
+        _equal_segments(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), scale, window, slopes).squeeze(0)
+        for q, k, v in zip(*parts)
+    ]
+    return paddle.concat(done).reshape(query.shape)
+
+
+def _equal_segments(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, window: int, slopes: Optional[Tensor]
+) -> Tensor:
+    """query [N, L, H, D], key and value [N, L, G, D] -> [N, L, H, D]."""
+    num, length, heads, size = query.shape
+    groups = key.shape[2]
+    share = heads // groups
+    queries = (query * scale).transpose([0, 2, 1, 3]).reshape([num, groups, share, length, size])
+    keys, values = key.transpose([0, 2, 3, 1]), value.transpose([0, 2, 1, 3])  # [N, G, D, L], [N, G, L, D]
+    blocks = []
+    for start, end in _blocks(length):
+        first = max(0, start - window + 1) if window else 0
+        whole = end - first == length
+        block = queries if end - start == length else queries[:, :, :, start:end]
+        seen_keys, seen_values = (keys, values) if whole else (keys[:, :, :, first:end], values[:, :, first:end])
+        scores = block.reshape([num, groups, share * (end - start), size]) @ seen_keys
+        scores = scores.reshape([num, groups, share, end - start, end - first])
+        scores = scores + _bias(start, end, first, window, scores.dtype)
+        if slopes is not None:
+            scores = scores + _alibi(slopes.reshape([groups, share, 1, 1]), first, end)
+        weights = F.softmax(scores, axis=-1)
+        mixed = weights.reshape([num, groups, share * (end - start), end - first]) @ seen_values
+        blocks.append(mixed.reshape([num, heads, end - start, size]))
+    joined = blocks[0] if len(blocks) == 1 else paddle.concat(blocks, axis=2)
+    return joined.transpose([0, 2, 1, 3])
+
+
+def _blocks(length: int) -> List[tuple]:
+    return [(start, min(start + QUERY_BLOCK, length)) for start in range(0, length, QUERY_BLOCK)]
+
+
+def _bias(start: int, end: int, first: int, window: int, dtype: object) -> Tensor:
+    """0 where query row may see key column, a large negative number elsewhere: [end - start, end - first]."""
+    row, column = np.arange(start, end)[:, None], np.arange(first, end)[None, :]
+    hidden = column > row
+    if window:
+        hidden |= column <= row - window
+    return paddle.to_tensor(np.where(hidden, np.float32(-1e30), np.float32(0.0))).astype(dtype)
+
+
+def _alibi(slopes: Tensor, first: int, end: int) -> Tensor:
+    """Slope times key position; the query's own position is the same for all its keys, which softmax doesn't see."""
+    return slopes * paddle.arange(first, end, dtype="float32").astype(slopes.dtype)
+
+
+def flashmask_attention(query: Tensor, key: Tensor, value: Tensor, row_ends: Tensor, window: int = 0) -> Tensor:
+    """Paddle's kernel (GPU only, not run by us): row_ends [B, 1, T, 1] int32, the first row a key is hidden from.
+
+    Shapes as in `segment_attention`; the scale is 1 / sqrt(D).
+    """
+    limits = {"window_size": (window - 1, 0)} if window else {}
+    return F.flashmask_attention(query, key, value, startend_row_indices=row_ends, causal=True, **limits)
+
+
+def default_scale(size: int) -> float:
+    return 1.0 / math.sqrt(size)

@@ -1,0 +1,76 @@
+"""Attention by segments against a slow masked oracle, forward and backward."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_sft.attention import segments
+from paddle_sft.attention.segments import segment_attention
+from paddle_sft.masks.segments import dense_causal, dense_window
+
+CASES = [
+    ([[1]], 0),
+    ([[3, 5, 1], [9]], 0),
+    ([[4, 4], [4, 4]], 0),
+    ([[13]], 0),
+    ([[13], [6, 7]], 3),
+    ([[2, 11]], 20),
+    ([[1, 1, 1]], 1),
+]
+
+
+def oracle(query, key, value, lengths, scale, window, slopes):
+    """One masked T x T softmax per row, in float64."""
+    rows = []
+    for number, row in enumerate(lengths):
+        mask = dense_window(row, window) if window else dense_causal(row)
+        share = query.shape[2] // key.shape[2]
+        keys = key[number].repeat_interleave(share, axis=1).transpose([1, 2, 0])
+        values = value[number].repeat_interleave(share, axis=1).transpose([1, 0, 2])
+        scores = scale * (query[number].transpose([1, 0, 2]) @ keys)
+        if slopes is not None:
+            scores = scores + slopes.reshape([-1, 1, 1]) * paddle.arange(scores.shape[-1], dtype="float64")
+        scores = paddle.where(paddle.to_tensor(mask), scores, paddle.full_like(scores, -1e300))
+        rows.append((paddle.nn.functional.softmax(scores, axis=-1) @ values).transpose([1, 0, 2]))
+    return paddle.stack(rows)
+
+
+def draw(rows, width, seed=0):
+    random = np.random.default_rng(seed)
+    shapes = [(rows, width, 4, 8), (rows, width, 2, 8), (rows, width, 2, 8)]
+    tensors = [paddle.to_tensor(random.standard_normal(shape)) for shape in shapes]
+    for tensor in tensors:
+        tensor.stop_gradient = False
+    return tensors
+
+
+@pytest.mark.parametrize("with_slopes", [False, True], ids=["plain", "alibi"])
+@pytest.mark.parametrize("block", [3, 512], ids=["blocks of 3", "one block"])
+@pytest.mark.parametrize(("lengths", "window"), CASES)
+def test_segments_compute_what_one_masked_square_does(monkeypatch, lengths, window, block, with_slopes):
+    monkeypatch.setattr(segments, "QUERY_BLOCK", block)
+    slopes = paddle.to_tensor([0.5, 0.25, 0.1, 0.05], dtype="float64") if with_slopes else None
+    found, expected = draw(len(lengths), sum(lengths[0])), draw(len(lengths), sum(lengths[0]))
+    output = segment_attention(*found, lengths, scale=0.3, window=window, slopes=slopes)
+    wanted = oracle(*expected, lengths, 0.3, window, slopes)
+    np.testing.assert_allclose(output.numpy(), wanted.numpy(), rtol=0, atol=1e-10)
+    weight = paddle.to_tensor(np.random.default_rng(1).standard_normal(output.shape))
+    (output * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    for ours, theirs in zip(found, expected):
+        np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=0, atol=1e-10)
+
+
+def test_no_score_is_computed_between_two_segments(monkeypatch):
+    widths = []
+    softmax = segments.F.softmax
+
+    def counting(scores, axis):
+        widths.append(list(scores.shape[-2:]))
+        return softmax(scores, axis=axis)
+
+    monkeypatch.setattr(segments.F, "softmax", counting)
+    segment_attention(*draw(1, 12), [[7, 5]], scale=1.0)
+    assert widths == [[7, 7], [5, 5]]

@@ -1,0 +1,80 @@
+"""A row of several samples gives each sample what it gets alone, in every family."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_sft.models.config import read_config
+from paddle_sft.models.hub import build_from_scratch, unique_parameters
+from paddle_sft.models.packed import read_by_segments
+from tests import tiny
+
+SAMPLES = [[5, 17, 90, 3, 8, 42, 7], [1, 77, 20, 31, 64], [9], [4, 33]]
+
+
+def build(tmp_path, family, **changes):
+    import json
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(tiny.config(family, **changes)), encoding="utf-8")
+    config = read_config(path)
+    model = build_from_scratch(config, "float32", seed=3)
+    for parameter in unique_parameters(model).values():
+        parameter.set_value(parameter + 0.05 * paddle.randn(parameter.shape))
+        parameter.stop_gradient = False
+    return model, config
+
+
+def logits(model, ids):
+    output = model(input_ids=paddle.to_tensor([ids]))
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def gradients(model, loss):
+    loss.backward()
+    found = {name: p.grad.numpy() for name, p in unique_parameters(model).items()}
+    for parameter in model.parameters():
+        parameter.clear_gradient(False)
+    return found
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["", "recompute"])
+@pytest.mark.parametrize("family", list(tiny.CONFIGS))
+def test_packed_is_one_by_one(tmp_path, family, recompute):
+    model, config = build(tmp_path, family)
+    model.train()
+    alone = [logits(model, sample) for sample in SAMPLES]
+    expected = gradients(model, sum((one * one).sum() for one in alone))
+    if recompute:
+        for layer in model.sublayers():
+            if hasattr(layer, "enable_recompute"):
+                layer.enable_recompute = True
+    read_by_segments(model, config).set([[len(sample) for sample in SAMPLES]])
+    packed = logits(model, [token for sample in SAMPLES for token in sample])
+    np.testing.assert_allclose(packed.numpy()[0], np.concatenate([one.numpy()[0] for one in alone]), atol=1e-5)
+    found = gradients(model, (packed * packed).sum())
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, atol=1e-5 * np.abs(gradient).max(), err_msg=name)
+
+
+def test_a_sliding_window_is_kept_inside_segments(tmp_path):
+    """PaddleNLP ignores the window; by segments the first tokens of a long sample stop mattering to its last."""
+    model, config = build(tmp_path, "mistral", sliding_window=3, num_hidden_layers=1)
+    rows = read_by_segments(model, config)
+    rows.set([[6]])
+    one, other = [9, 4, 5, 6, 7, 8], [33, 4, 5, 6, 7, 8]
+    last = [logits(model, ids).numpy()[0, -1] for ids in (one, other)]
+    np.testing.assert_array_equal(*last)
+    assert np.abs(logits(model, one).numpy()[0, 2] - logits(model, other).numpy()[0, 2]).max() > 1e-3
+
+
+def test_cleared_rows_give_the_models_own_attention_back(tmp_path):
+    model, config = build(tmp_path, "llama")
+    before = logits(model, SAMPLES[0]).numpy()
+    rows = read_by_segments(model, config)
+    rows.set([[3, 4]])
+    assert np.abs(logits(model, SAMPLES[0]).numpy() - before).max() > 1e-3
+    rows.clear()
+    np.testing.assert_array_equal(logits(model, SAMPLES[0]).numpy(), before)
