@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
@@ -120,7 +120,9 @@ def make_samples(num: int, seed: int = 0, longest: int = 14, vocabulary: int = 9
     return samples
 
 
-def make_trainer(model: Any, output_dir: Path, train: List[Any], dev: Any = (), weights: Any = None, **keys: Any) -> Any:
+def make_trainer(
+    model: Any, output_dir: Path, train: List[Any], dev: Any = (), weights: Any = None, **keys: Any
+) -> Any:
     """The suite's trainer over a model that is set up already; `keys` are those of an argument file.
 
     Quiet, on the CPU, without saving or logging unless asked to. `weights` default to the whole model.
@@ -148,7 +150,9 @@ def make_trainer(model: Any, output_dir: Path, train: List[Any], dev: Any = (), 
         bool(given.get("dataloader_drop_last", False)),
     )  # fmt: skip
     weights = weights or FullWeights(model, output_dir.parent)
-    return SFTTrainer(model, STAGES["sft"], training_arguments(arguments, ""), settings, weights, RunData(train, dev, 3), plan)
+    return SFTTrainer(
+        model, STAGES["sft"], training_arguments(arguments, ""), settings, weights, RunData(train, dev, 3), plan
+    )
 
 
 def load(folder: Path, trainable: bool = False) -> Any:
@@ -184,3 +188,14 @@ def train_deltas(model: Any, seed: int = 0, size: float = 0.1) -> None:
     for layer in adapted_linears(model).values():
         for parameter in layer.delta.parameters():
             parameter.set_value((size * random.standard_normal(parameter.shape)).astype("float32"))
+
+
+def slow_loss(model: Any, sample: Any) -> Tuple[float, int]:
+    """(sum of -log p, tokens that were the likeliest) over a sample's trained tokens, in double precision, alone."""
+    scores = logits(model, sample.ids[None])[0].astype(np.float64)
+    total, hits = 0.0, 0
+    for position in np.flatnonzero(sample.trained[1:]):
+        row, target = scores[position] - scores[position].max(), sample.ids[position + 1]
+        total += float(np.log(np.exp(row).sum()) - row[target])
+        hits += int(row.argmax() == target)
+    return total, hits

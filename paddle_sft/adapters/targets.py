@@ -30,8 +30,8 @@ def choose_targets(paths: Sequence[str], targets: Targets) -> List[str]:
         return _by_expression(paths, targets)
     matches = {name: [path for path in paths if path == name or path.endswith("." + name)] for name in targets}
     unmatched = [name for name, found in matches.items() if not found]
-    if unmatched:
-        raise ArgumentError(_no_match(unmatched, paths))
+    if unmatched or not matches:
+        raise ArgumentError(_no_match(unmatched or [""], paths))
     chosen = {path for found in matches.values() for path in found}
     return [path for path in paths if path in chosen]
 

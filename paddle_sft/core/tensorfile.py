@@ -29,7 +29,7 @@ _NUMPY_TYPE = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-FLOAT_TAGS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+FLOAT_TAGS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 """The user's word for a floating type -> the tag of the format."""
 
 _HEADER_LIMIT = 100_000_000  # the format's own bound on a header's length, in bytes
@@ -99,7 +99,7 @@ def _read_header(path: Path) -> Tuple[int, dict]:
             length = int.from_bytes(file.read(8), "little")
             raw = file.read(length) if length <= _HEADER_LIMIT else b""
         header = json.loads(raw.decode("utf-8"))
-        if len(raw) != length or not isinstance(header, dict):
+        if len(raw) != length or not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
             raise ValueError("incomplete header")
     except OSError as error:
         raise ModelError(f"can't read {path}: {error.strerror}") from error
@@ -111,17 +111,18 @@ def _read_header(path: Path) -> Tuple[int, dict]:
 
 
 def _read_entry(path: Path, name: str, entry: object) -> Tuple[TensorSpec, Tuple[int, int]]:
-    try:
-        tag, shape = entry["dtype"], tuple(int(size) for size in entry["shape"])
-        begin, end = entry["data_offsets"]
-        valid = not isinstance(entry["shape"], str) and min((*shape, begin), default=0) >= 0
-    except (KeyError, TypeError, ValueError):
-        valid = False
-    if not valid:
+    entry = entry if isinstance(entry, dict) else {}
+    tag, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not (isinstance(tag, str) and _are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
         raise ModelError(f"{path}: the header's entry of {name} can't be read; the file is damaged")
+    begin, end = offsets
     if tag not in _NUMPY_TYPE:
         raise ModelError(f"{path}: tensor {name} has type {tag}; known: {', '.join(_NUMPY_TYPE)}")
-    return TensorSpec(name, tag, shape), (begin, end)
+    return TensorSpec(name, tag, tuple(shape)), (begin, end)
+
+
+def _are_sizes(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
 def to_float32(array: np.ndarray, tag: str) -> np.ndarray:

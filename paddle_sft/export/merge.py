@@ -115,7 +115,7 @@ def _write_merged(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob)
     if job.safe_serialization:
         write_weights(folder, base.specs, produce, base.renames, job.layout, job.max_shard_size)
     else:
-        paddle.save({spec.name: produce(spec) for spec in base.specs}, str(folder / PDPARAMS_NAME))
+        paddle.save({spec.name: np.array(produce(spec)) for spec in base.specs}, str(folder / PDPARAMS_NAME))
     bar.close()
     write_config(folder, base.network.config, job.layout, _dtype_of(base.specs))
 

@@ -31,10 +31,10 @@ def compare_logits(before: List[np.ndarray], after: List[np.ndarray]) -> Dict[st
     same = sum(int((one.argmax(-1) == other.argmax(-1)).sum()) for one, other in zip(before, after))
     divergence = sum(float(_divergence(one, other).sum()) for one, other in zip(before, after))
     return {
-        "max_abs_logit_difference": float(max(difference.max() for difference in differences)),
-        "mean_abs_logit_difference": float(np.mean([difference.mean() for difference in differences])),
+        "max_abs_logit_difference": float(np.max([difference.max() for difference in differences])),
+        "mean_abs_logit_difference": float(np.concatenate([difference.ravel() for difference in differences]).mean()),
         "top1_agreement": same / positions,
-        "kl": max(0.0, divergence / positions),
+        "kl": float(np.maximum(0.0, divergence / positions)),  # unlike max(), keeps NaN
         "num_positions": positions,
     }
 

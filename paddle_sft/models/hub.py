@@ -12,7 +12,7 @@ import paddle
 from paddle import nn
 
 from paddle_sft.core.errors import ModelError
-from paddle_sft.core.tensorfile import FLOAT_TAGS, convert
+from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, convert
 from paddle_sft.models.config import read_config, to_paddlenlp
 from paddle_sft.models.families import FAMILIES
 from paddle_sft.models.fast import use_cpu_forms
@@ -112,15 +112,22 @@ def require_complete(weights: ModelWeights, model: nn.Layer, folder: Path) -> No
     parameters = unique_parameters(model)
     missing = [name for name in parameters if name not in weights]
     problems = [f"{len(missing)} weights of the model are not there: {_some(missing)}"] if missing else []
-    unused = [name for name in weights.unused if not _is_copy_of_embedding(name, weights, parameters)]
+    unused = weights.unused + [name for name in weights.names if name not in parameters]
+    unused = [name for name in unused if not _is_copy_of_embedding(name, weights, parameters)]
     if unused:
         problems.append(f"{len(unused)} tensors are no weights of the model: {_some(unused)}")
     for name, parameter in parameters.items():
-        if name in weights and weights.spec(name).shape != tuple(parameter.shape):
-            found = list(weights.spec(name).shape)
-            problems.append(f"{name} is {found}, the config needs {list(parameter.shape)}")
+        problems += _mismatch(weights.spec(name), parameter) if name in weights else []
     if problems:
         raise ModelError(f"{folder} does not fit its config.json:\n  " + "\n  ".join(problems))
+
+
+def _mismatch(spec: TensorSpec, parameter: paddle.Tensor) -> List[str]:
+    if spec.shape != tuple(parameter.shape):
+        return [f"{spec.name} is {list(spec.shape)}, the config needs {list(parameter.shape)}"]
+    if spec.tag not in FLOAT_TAGS.values():
+        return [f"{spec.name} is stored as {spec.tag}; weights are {', '.join(FLOAT_TAGS.values())}"]
+    return []
 
 
 def _is_copy_of_embedding(name: str, weights: ModelWeights, parameters: Dict[str, paddle.Tensor]) -> bool:
@@ -128,7 +135,7 @@ def _is_copy_of_embedding(name: str, weights: ModelWeights, parameters: Dict[str
     if not name.startswith("lm_head") or any(known.startswith("lm_head") for known in parameters):
         return False
     embedding = next(known for known in parameters if "embed" in known)
-    return embedding in weights and np.array_equal(weights.stored.read(name), weights.read(embedding))
+    return embedding in weights and np.array_equal(weights.raw(name), weights.raw(embedding))
 
 
 def _some(names: List[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from paddle_sft.core.errors import ModelError
-from paddle_sft.core.tensorfile import TensorFile, TensorSpec
+from paddle_sft.core.tensorfile import TensorFile, TensorSpec, tag_of
 from paddle_sft.models.pdparams import read_pdparams
 
 WEIGHTS_NAME = "model.safetensors"
@@ -89,8 +89,7 @@ class WeightFolder:
         if name in self._file_of:
             return self._file_of[name].specs[name]
         array = self._arrays[name]
-        tag = {"float32": "F32", "float16": "F16", "uint16": "BF16"}[str(array.dtype)]
-        return TensorSpec(name, tag, tuple(array.shape))
+        return TensorSpec(name, tag_of(array), tuple(array.shape))
 
     def read(self, name: str) -> np.ndarray:
         return self._file_of[name].read(name) if name in self._file_of else self._arrays[name]
@@ -114,6 +113,15 @@ class ModelWeights:
 
     def __contains__(self, name: str) -> bool:
         return name in self._source
+
+    @property
+    def names(self) -> List[str]:
+        """Paddle's names of the weights that are there."""
+        return [name for name in self._source if not name.endswith(_BUFFERS)]
+
+    def raw(self, name: str) -> np.ndarray:
+        """As it is stored, not transposed; `name` is Paddle's, or one of `unused`."""
+        return self.stored.read(self._source[name][0] if name in self._source else name)
 
     def spec(self, name: str) -> TensorSpec:
         """Paddle's name -> type and shape, in Paddle's layout."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import paddle
 from paddle import Tensor
@@ -22,6 +22,7 @@ class Adafactor(paddle.optimizer.Optimizer):
         learning_rate: Any,
         parameters: Any,
         weight_decay: float = 0.0,
+        decays: Callable[[str], bool] = bool,
         grad_clip: Any = None,
         decay_rate: float = -0.8,
         epsilon: float = 1e-30,
@@ -29,6 +30,7 @@ class Adafactor(paddle.optimizer.Optimizer):
     ) -> None:
         super().__init__(learning_rate=learning_rate, parameters=parameters, grad_clip=grad_clip)
         self.decoupled_decay = weight_decay
+        self.decays = decays  # Paddle's name of a parameter -> whether weight decay applies; by default it does
         self.decay_rate = decay_rate
         self.epsilon = epsilon
         self.clip_threshold = clip_threshold
@@ -61,7 +63,7 @@ class Adafactor(paddle.optimizer.Optimizer):
         root_mean_square = float(update.square().mean().sqrt())
         update = update * (rate / max(1.0, root_mean_square / self.clip_threshold))
         value = parameter.astype("float32")
-        if self.decoupled_decay:
+        if self.decoupled_decay and self.decays(parameter.name):
             value = value * (1.0 - self.decoupled_decay * rate)
         parameter.set_value((value - update).astype(parameter.dtype))
 

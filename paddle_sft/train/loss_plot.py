@@ -20,7 +20,7 @@ def plot_loss(path: Path, log_history: List[Dict[str, float]], title: str) -> No
             axes.plot(*zip(*points), style, label=label, markersize=4)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss per trained token (nats)")
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)  # a path may hold dollar signs
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()

@@ -20,15 +20,15 @@ _NOT_DECAYED = ("bias", "norm", "ln_f")
 def build_optimizer(parameters: Dict[str, paddle.Tensor], schedule: Any, arguments: Any) -> Any:
     """AdamW or Adafactor over the trainable parameters; `arguments` are PaddleNLP's TrainingArguments."""
     clip = nn.ClipGradByGlobalNorm(arguments.max_grad_norm) if arguments.max_grad_norm > 0 else None
-    name = getattr(arguments.optim, "value", arguments.optim)
-    if name == "adafactor":
+    decayed = {p.name for name, p in parameters.items() if not any(part in name for part in _NOT_DECAYED)}
+    if getattr(arguments.optim, "value", arguments.optim) == "adafactor":
         return Adafactor(
             learning_rate=schedule,
             parameters=list(parameters.values()),
             weight_decay=arguments.weight_decay,
+            decays=decayed.__contains__,
             grad_clip=clip,
         )
-    decayed = {p.name for name, p in parameters.items() if not any(part in name for part in _NOT_DECAYED)}
     return paddle.optimizer.AdamW(
         learning_rate=schedule,
         beta1=arguments.adam_beta1,

@@ -94,7 +94,9 @@ def test_data_that_does_not_reach_the_disk_is_no_success(old, monkeypatch):
 def test_every_file_is_on_the_disk_before_the_folder_takes_its_name(tmp_path, monkeypatch):
     events = []
     fsync, rename = os.fsync, os.rename
-    monkeypatch.setattr(os, "fsync", lambda handle: (events.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle)))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (events.append(os.readlink(f"/proc/self/fd/{handle}")), fsync(handle))
+    )
     monkeypatch.setattr(os, "rename", lambda *names: (events.append("rename"), rename(*names)))
     with atomic_folder(tmp_path / "result") as beside:
         fill(beside)
@@ -141,7 +143,9 @@ def flip_one_bit(path):
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("hurt, words", [(remove, "is missing"), (shorten, "299 bytes, 300 were written"), (flip_one_bit, "checksum")])
+@pytest.mark.parametrize(
+    "hurt, words", [(remove, "is missing"), (shorten, "299 bytes, 300 were written"), (flip_one_bit, "checksum")]
+)
 def test_damage_is_named_with_its_file(old, hurt, words):
     folder, _ = old
     hurt(folder / "weights")

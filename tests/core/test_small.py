@@ -8,8 +8,8 @@ import pytest
 from paddle_sft.core import threads
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.core.log import get_logger, num_ranks, rank
-from paddle_sft.core.threads import num_cores, ranks_here, settle_threads
+from paddle_sft.core.log import get_logger, num_ranks, rank, set_level
+from paddle_sft.core.threads import import_quietly, num_cores, ranks_here, settle_threads
 
 
 def test_a_known_name_gives_its_entry():
@@ -52,6 +52,17 @@ def test_asking_twice_for_the_logger_does_not_double_its_lines(fresh_logger):
 def test_the_level_comes_from_the_environment(fresh_logger, monkeypatch):
     monkeypatch.setenv("PADDLE_SFT_LOG_LEVEL", "debug")
     assert get_logger().isEnabledFor(logging.DEBUG)
+
+
+def test_a_level_that_was_asked_for_holds_on_rank_0_and_never_makes_the_others_talk(fresh_logger, monkeypatch):
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
+    set_level("debug")
+    assert get_logger().isEnabledFor(logging.DEBUG)
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
+    set_level("debug")
+    assert not get_logger().isEnabledFor(logging.INFO) and get_logger().isEnabledFor(logging.WARNING)
+    set_level("error")
+    assert not get_logger().isEnabledFor(logging.WARNING)
 
 
 def test_ranks_are_what_the_launcher_said_and_one_without_it(monkeypatch):
@@ -109,3 +120,16 @@ def test_mkl_takes_its_fast_path_on_amd(machine):
 
 def test_there_is_a_core():
     assert 1 <= num_cores() <= (os.cpu_count() or 1)
+
+
+def test_an_import_keeps_back_the_advice_about_threads_and_nothing_else(tmp_path, monkeypatch, capsys):
+    (tmp_path / "says_much.py").write_text(
+        "import sys\nprint('set OMP_NUM_THREADS to 1', file=sys.stderr)\nprint('a real warning', file=sys.stderr)\n"
+    )
+    (tmp_path / "fails.py").write_text("import sys\nprint('why', file=sys.stderr)\nraise ImportError('libcuda')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_quietly("says_much")
+    assert capsys.readouterr().err == "a real warning\n"
+    with pytest.raises(ImportError, match="libcuda"):
+        import_quietly("fails")
+    assert capsys.readouterr().err == "why\n"

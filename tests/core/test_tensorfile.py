@@ -160,6 +160,11 @@ WRONG = {
     "entry without offsets": {"a": {"dtype": "F32", "shape": [2]}},
     "entry without type": {"a": {"shape": [2], "data_offsets": [0, 8]}},
     "text for a shape": {"a": {"dtype": "F32", "shape": "2", "data_offsets": [0, 8]}},
+    "list for a type": {"a": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}},
+    "text for an offset": {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, "8"]}},
+    "half an offset": {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0.5, 8.5]}},
+    "half a size": {"a": {"dtype": "F32", "shape": [2.5], "data_offsets": [0, 8]}},
+    "metadata that is none": {"__metadata__": 3, "a": entry(0, 8)},
     "one offset": {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0]}},
 }
 

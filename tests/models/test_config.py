@@ -7,6 +7,7 @@ import pytest
 from paddle_sft.core.errors import ModelError
 from paddle_sft.models.config import read_config, require_within_window, to_hugging_face, to_paddlenlp
 from paddle_sft.models.families import FAMILIES, attention_window
+from paddle_sft.models.writer import write_config
 from tests import tiny
 
 
@@ -26,9 +27,15 @@ def test_the_spellings_of_transformers_5_reach_the_model(read):
     config = read(
         remove=["rope_theta"],
         dtype="bfloat16",
-        rope_parameters={"rope_type": "llama3", "rope_theta": 123456.0, "factor": 8.0, "low_freq_factor": 1.0,
-                         "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
-    )  # fmt: skip
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 123456.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    )
     assert config["torch_dtype"] == "bfloat16" and "dtype" not in config and "rope_parameters" not in config
     assert to_paddlenlp(config).rope_theta == 123456.0
     assert to_paddlenlp(config).rope_scaling["rope_type"] == "llama3"
@@ -118,20 +125,26 @@ def test_a_config_file_may_be_named_itself(read, tmp_path):
     assert read() == read_config(tmp_path / "config.json")
 
 
+@pytest.mark.parametrize("layout", ["paddle", "hf"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_hugging_face_config_says_what_the_model_computes_with(family, tmp_path):
+def test_a_written_config_says_what_the_model_computes_with(family, layout, tmp_path):
     config = to_paddlenlp(tiny.config(family))
-    (tmp_path / "config.json").write_text(json.dumps(to_hugging_face(config, "float32")), encoding="utf-8")
+    write_config(tmp_path, config, layout, "float32")
     back = to_paddlenlp(read_config(tmp_path))
     assert type(back) is type(config)
     for key in FAMILIES[family].hf_keys:
         assert getattr(back, key, None) == getattr(config, key, None), key
 
 
+def test_a_mistral_without_a_window_says_so_to_transformers_whose_default_is_one():
+    assert to_hugging_face(to_paddlenlp(tiny.config("mistral")), "float32")["sliding_window"] is None
+    assert to_hugging_face(to_paddlenlp(tiny.config("mistral", sliding_window=64)), "float32")["sliding_window"] == 64
+
+
 def test_rows_longer_than_a_window_that_would_be_ignored_are_refused():
     config = tiny.config("mistral", sliding_window=64)
     require_within_window(config, 64, "m")
-    with pytest.raises(ModelError, match="window of 64 tokens.*rows of 65.*set max_length to 64"):
+    with pytest.raises(ModelError, match="(?s)of 65 tokens.*64|window of 64 .*of 65 tokens"):
         require_within_window(config, 65, "m")
 
 

@@ -51,7 +51,9 @@ def test_a_model_written_and_read_back_is_the_same_bit_for_bit(model_folder, tmp
 def test_both_layouts_give_the_same_logits(model_folder, tmp_path, family, some_ids):
     model = tiny.load(model_folder(family))
     write_model(tmp_path, model, "hf")
-    np.testing.assert_array_equal(tiny.logits(load_model(tmp_path, "float32").model, some_ids), tiny.logits(model, some_ids))
+    np.testing.assert_array_equal(
+        tiny.logits(load_model(tmp_path, "float32").model, some_ids), tiny.logits(model, some_ids)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -127,7 +129,9 @@ def test_a_tied_pair_is_one_parameter_and_goes_by_the_name_of_the_embedding(mode
 
 
 @pytest.mark.parametrize("tag, dtype", [("BF16", "bfloat16"), ("F16", "float16")])
-def test_a_half_precision_folder_is_read_exactly_in_float32_and_as_it_is_in_its_own_type(model_folder, tmp_path, tag, dtype):
+def test_a_half_precision_folder_is_read_exactly_in_float32_and_as_it_is_in_its_own_type(
+    model_folder, tmp_path, tag, dtype
+):
     folder = shutil.copytree(model_folder(), tmp_path / "half")
     arrays = safetensors.numpy.load_file(folder / WEIGHTS_NAME)
     halves = {name: from_float32(array, tag) for name, array in arrays.items()}
@@ -165,3 +169,14 @@ def test_the_default_type_is_put_back_even_after_an_error(tmp_path):
 def test_a_loaded_model_is_in_evaluation_mode(model_folder):
     assert not load_model(model_folder(), "float32").model.training
     assert not build_from_scratch(tiny.config("llama"), "float32", 0).training
+
+
+@pytest.mark.parametrize("dtype, tag", [("int32", "I32"), ("float64", "F64"), ("uint8", "U8")])
+def test_tensors_of_a_type_that_no_model_has_are_refused(rewrite, dtype, tag):
+    """Rounded integers of a quantised checkpoint under the names of weights would load without a word."""
+
+    def change(arrays):
+        arrays["lm_head.weight"] = arrays["lm_head.weight"].astype(dtype)
+
+    with pytest.raises(ModelError, match=f"lm_head.weight is stored as {tag}"):
+        load_model(rewrite(change), "float32")

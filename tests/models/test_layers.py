@@ -115,3 +115,37 @@ def test_the_type_of_the_parameters(given, dtype):
 def test_a_half_type_on_a_cpu_is_refused():
     with pytest.raises(ArgumentError, match="dtype is bfloat16.*use dtype auto or float32"):
         parameter_dtype("bfloat16", "cpu", "", "O1")
+
+
+def rms_norm(x, weight, epsilon):
+    """The definition, in the precision of its inputs."""
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * weight
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_norm_of_a_cpu_is_the_definition_and_its_gradients_are_its_differences(model_folder, family, frozen):
+    model = tiny.load(model_folder(family), trainable=not frozen)
+    norm = getattr(model, family).norm
+    random = np.random.default_rng(0)
+    x, g = random.standard_normal((2, 3, 5, 32)).astype(np.float32)
+    weight = norm.weight.numpy().astype(np.float64) + (1.0 if family == "gemma" else 0.0)
+    given = paddle.to_tensor(x, stop_gradient=False)
+    found = norm(given)
+    np.testing.assert_allclose(
+        found.numpy(), rms_norm(x.astype(np.float64), weight, norm.variance_epsilon), rtol=1e-5, atol=1e-6
+    )
+    (found * paddle.to_tensor(g)).sum().backward()
+
+    def objective(x, weight):
+        return (rms_norm(x, weight, norm.variance_epsilon) * g).sum()
+
+    for gradient, at in ((given.grad, 0), (norm.weight.grad, 1)):
+        if at == 1 and frozen:
+            assert gradient is None
+            continue
+        direction = random.standard_normal(gradient.shape)
+        step = [1e-6 * direction if at == 0 else 0.0, 1e-6 * direction if at == 1 else 0.0]
+        x64 = x.astype(np.float64)
+        slope = (objective(x64 + step[0], weight + step[1]) - objective(x64 - step[0], weight - step[1])) / 2e-6
+        assert (gradient.numpy() * direction).sum() == pytest.approx(slope, rel=1e-4)

@@ -76,7 +76,7 @@ def test_a_pickle_cut_or_spoilt_anywhere_is_refused_or_read_but_never_crashes(tm
         path.write_bytes(whole[:length])
         with pytest.raises(ModelError, match="x.pdparams"):
             read_pdparams(path)
-    for _ in range(2000):
+    for _ in range(500):
         spoilt = bytearray(whole)
         spoilt[int(random.integers(len(whole)))] = int(random.integers(256))
         path.write_bytes(bytes(spoilt))
@@ -86,18 +86,20 @@ def test_a_pickle_cut_or_spoilt_anywhere_is_refused_or_read_but_never_crashes(tm
             pass
 
 
-@pytest.mark.parametrize("content, words", [([1, 2], "it holds a list"), ({"a": 3}, "a is not an array"), ({"a": {}}, "a is not")])
+@pytest.mark.parametrize(
+    "content, words", [([1, 2], "it holds a list"), ({"a": 3}, "a is not an array"), ({"a": {}}, "a is not")]
+)
 def test_anything_but_named_arrays_is_refused(tmp_path, content, words):
     (tmp_path / "x.pdparams").write_bytes(pickle.dumps(content))
     with pytest.raises(ModelError, match=words):
         read_pdparams(tmp_path / "x.pdparams")
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int64", "object"])
-def test_weights_of_a_type_that_no_model_has_are_refused(model_folder, tmp_path, dtype):
+@pytest.mark.parametrize("dtype, words", [("float64", "F64"), ("int64", "I64"), ("object", "object")])
+def test_weights_of_a_type_that_no_model_has_are_refused(model_folder, tmp_path, dtype, words):
     folder = shutil.copytree(model_folder(), tmp_path / "model")
     (folder / WEIGHTS_NAME).unlink()
     arrays = {name: array.astype(dtype) for name, array in tiny.snapshot(tiny.load(model_folder())).items()}
     (folder / PDPARAMS_NAME).write_bytes(pickle.dumps(arrays))
-    with pytest.raises(ModelError, match=dtype):
+    with pytest.raises(ModelError, match=words):
         load_model(folder, "float32")

@@ -57,7 +57,8 @@ def test_a_shard_that_is_not_there_is_named(hub):
 
 
 @pytest.mark.parametrize(
-    "names, words", [((WEIGHTS_NAME,), "no config.json"), (("config.json", "tokenizer.json"), f"none of {WEIGHTS_NAME}")]
+    "names, words",
+    [((WEIGHTS_NAME,), "no config.json"), (("config.json", "tokenizer.json"), f"none of {WEIGHTS_NAME}")],
 )
 def test_a_model_without_config_or_weights_is_refused(hub, names, words):
     with pytest.raises(ModelError, match=words):
@@ -112,5 +113,7 @@ def test_whatever_a_hub_raises_becomes_an_answer(monkeypatch, tmp_path, error):
         raise error
 
     monkeypatch.setattr(remote, "_paddlenlp_file", fail)
-    with pytest.raises(ModelError, match="'some-model' is no folder here, and PaddleNLP's registry did not give it.*folder"):
+    with pytest.raises(
+        ModelError, match="'some-model' is no folder here, and PaddleNLP's registry did not give it.*folder"
+    ):
         local_folder("some-model")

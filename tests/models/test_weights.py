@@ -142,7 +142,9 @@ def test_an_old_bloom_folder_without_the_prefix_of_its_model_is_read(copy):
     before = tiny.snapshot(load_model(folder, "float32").model)
     arrays = safetensors.numpy.load_file(folder / WEIGHTS_NAME)
     assert all(name.startswith("transformer.") for name in arrays)
-    write_arrays(folder / WEIGHTS_NAME, {name[len("transformer.") :]: array for name, array in arrays.items()}, {"format": "pt"})
+    write_arrays(
+        folder / WEIGHTS_NAME, {name[len("transformer.") :]: array for name, array in arrays.items()}, {"format": "pt"}
+    )
     after = tiny.snapshot(load_model(folder, "float32").model)
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array)

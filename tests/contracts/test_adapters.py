@@ -1,0 +1,262 @@
+"""What every adapter method must hold, on every kind of base. A method listed in ADAPTERS is tested from then on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_sft.adapters.attach import attach, expected_trainable
+from paddle_sft.adapters.base import AdaptedLinear, adapted_linears
+from paddle_sft.adapters.catalogue import ADAPTERS
+from paddle_sft.adapters.lora.layer import LoRADelta
+from paddle_sft.adapters.state import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    adapter_arrays,
+    load_adapter,
+    read_adapter,
+    save_adapter,
+)
+from paddle_sft.core.errors import ModelError
+from paddle_sft.core.tensorfile import TensorFile, write_arrays
+from paddle_sft.models.linears import features, find_linears
+from tests import tiny
+
+METHODS = sorted(ADAPTERS)
+BASES = [
+    "llama",
+    "qwen2",
+    "gemma",
+    "bloom",
+]  # plain; biased and tied; tied with a wide head; fused qkv, biased and tied
+
+
+@pytest.fixture
+def adapt(model_folder):
+    """(model, config) of a family with a method attached to all its linear layers, trained unless asked otherwise."""
+
+    def make(method, family="llama", trained=True, **changes):
+        model = tiny.load(model_folder(family, **changes))
+        config = attach(model, method, ADAPTERS[method].config(), None)
+        if trained:
+            tiny.train_deltas(model)
+        return model, config
+
+    return make
+
+
+def base_of(model):
+    """Name -> array of every weight that isn't the adapter's, under the base model's own names."""
+    return {name.replace(".base.", "."): array for name, array in tiny.snapshot(model).items() if ".delta." not in name}
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_untrained_adapter_changes_nothing_and_a_trained_one_does(adapt, model_folder, some_ids, method, family):
+    before = tiny.logits(tiny.load(model_folder(family)), some_ids)
+    model, _ = adapt(method, family, trained=False)
+    assert ADAPTERS[method].layer.starts_at_zero
+    np.testing.assert_array_equal(tiny.logits(model, some_ids), before)
+    tiny.train_deltas(model)
+    assert np.abs(tiny.logits(model, some_ids) - before).max() > 0.01
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_training_moves_every_adapter_weight_and_not_one_bit_of_the_base(adapt, tmp_path, method, family):
+    model, _ = adapt(method, family)
+    base, deltas = base_of(model), adapter_arrays(model)
+    trainer = tiny.make_trainer(
+        model, tmp_path / "run", tiny.make_samples(8), max_steps=2, per_device_train_batch_size=4, learning_rate=0.01
+    )
+    trainer.train()
+    for name, array in base_of(model).items():
+        np.testing.assert_array_equal(array, base[name], name)
+    for name, array in adapter_arrays(model).items():
+        assert (array != deltas[name]).any(), f"{name} did not move"
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_as_many_weights_train_as_the_formula_says(adapt, model_folder, method, family):
+    shapes = [features(layer) for layer in find_linears(tiny.load(model_folder(family))).values()]
+    model, config = adapt(method, family)
+    trainable = sum(int(np.prod(p.shape)) for p in model.parameters() if not p.stop_gradient)
+    assert trainable == expected_trainable(method, config, shapes) > 0
+    assert trainable == sum(array.size for array in adapter_arrays(model).values())
+
+
+def float64_delta(method, rows=6, columns=4):
+    """One trained update in double precision."""
+    delta = ADAPTERS[method].layer(rows, columns, ADAPTERS[method].config(), "float64")
+    random = np.random.default_rng(3)
+    for parameter in delta.parameters():
+        parameter.set_value(random.standard_normal(parameter.shape))
+    delta.eval()
+    return delta
+
+
+def check_matrix_is_forward(method):
+    """The contract between forward (what was trained) and delta_weight (what is merged)."""
+    delta = float64_delta(method)
+    matrix = delta(paddle.eye(6, dtype="float64")).numpy()
+    assert np.abs(matrix).max() > 0.1  # a forward without the update would agree with a matrix of zeros
+    weight = delta.delta_weight()
+    assert weight.dtype == paddle.float32
+    np.testing.assert_allclose(weight.numpy(), matrix, rtol=1e-5, atol=1e-5)
+    x = np.random.default_rng(4).standard_normal((2, 3, 6))
+    np.testing.assert_allclose(delta(paddle.to_tensor(x)).numpy(), x @ matrix, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_matrix_that_is_merged_is_what_forward_computes(method):
+    check_matrix_is_forward(method)
+
+
+@pytest.mark.parametrize(
+    "fault", [lambda self, x: x @ self.lora_a @ self.lora_b, lambda self, x: 0.0 * (x @ self.lora_a @ self.lora_b)]
+)
+def test_that_contract_sees_a_forward_without_the_scaling_or_without_the_update(monkeypatch, fault):
+    """PaddleNLP's own layer tests pass with LoRA taken out of forward, because their B is zero."""
+    monkeypatch.setattr(LoRADelta, "forward", fault)
+    with pytest.raises(AssertionError):
+        check_matrix_is_forward("lora")
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapted_layer_computes_base_weight_plus_matrix_plus_bias(adapt, method, family):
+    model, _ = adapt(method, family)
+    for path, layer in adapted_linears(model).items():
+        x = paddle.randn([2, 5, features(layer.base)[0]])
+        expected = x @ (layer.base.weight + layer.delta.delta_weight())
+        if layer.base.bias is not None:
+            expected = expected + layer.base.bias
+        np.testing.assert_allclose(layer(x).numpy(), expected.numpy(), rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_forward_changes_no_weight_in_either_mode(adapt, some_ids, method, family):
+    """PaddleNLP initialises PiSSA inside forward: one evaluation overwrites a trained adapter."""
+    model, _ = adapt(method, family)
+    before = tiny.snapshot(model)
+    for mode in (model.train, model.eval):
+        mode()
+        model(input_ids=paddle.to_tensor(some_ids))
+    for name, array in tiny.snapshot(model).items():
+        np.testing.assert_array_equal(array, before[name], name)
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_adapter_comes_back_bit_for_bit(adapt, model_folder, tmp_path, some_ids, method, family):
+    model, config = adapt(method, family)
+    save_adapter(tmp_path, model, method, config)
+    again = tiny.load(model_folder(family))
+    saved = load_adapter(again, tmp_path)
+    assert (saved.method, saved.config) == (method, config)
+    before, after = adapter_arrays(model), adapter_arrays(again)
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array, name)
+    np.testing.assert_array_equal(tiny.logits(again, some_ids), tiny.logits(model, some_ids))
+    assert all(p.stop_gradient != (".delta." in name) for name, p in again.state_dict().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_update_read_alone_is_the_one_in_the_model(adapt, tmp_path, method):
+    model, config = adapt(method)
+    save_adapter(tmp_path, model, method, config)
+    saved = read_adapter(tmp_path)
+    for path, layer in adapted_linears(model).items():
+        np.testing.assert_array_equal(saved.delta(path).delta_weight().numpy(), layer.delta.delta_weight().numpy())
+
+
+@pytest.mark.parametrize("family", BASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_disabled_adapter_is_the_base(adapt, model_folder, some_ids, method, family):
+    model, _ = adapt(method, family)
+    for layer in adapted_linears(model).values():
+        layer.enabled = False
+    np.testing.assert_array_equal(tiny.logits(model, some_ids), tiny.logits(tiny.load(model_folder(family)), some_ids))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_of_another_base_is_refused_with_both_shapes(adapt, model_folder, tmp_path, method):
+    model, config = adapt(method)
+    save_adapter(tmp_path, model, method, config)
+    wide = tiny.load(model_folder("llama", intermediate_size=64))
+    before = list(wide.state_dict())
+    with pytest.raises(
+        ModelError, match=r"another base .*gate_proj is \[32, 64\], the adapter was trained on \[32, 48\]"
+    ):
+        load_adapter(wide, tmp_path)
+    assert list(wide.state_dict()) == before  # nothing was wrapped
+    with pytest.raises(ModelError, match=r"llama.layers.0.self_attn.q_proj is not there.*and 11 more"):
+        load_adapter(tiny.load(model_folder("mistral")), tmp_path)
+
+
+def hurt(folder, change):
+    arrays = {
+        name: np.array(TensorFile(folder / ADAPTER_WEIGHTS).read(name))
+        for name in TensorFile(folder / ADAPTER_WEIGHTS).specs
+    }
+    change(arrays, sorted(arrays))
+    write_arrays(folder / ADAPTER_WEIGHTS, arrays)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda arrays, names: arrays.pop(names[3]), "{3} is missing"),
+        (lambda arrays, names: arrays.update(foreign=np.zeros(2, np.float32)), "foreign is not of this adapter"),
+        (lambda arrays, names: arrays.update({names[3]: arrays[names[3]][:, :-1].copy()}), "{3} is .*the config needs"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_do_not_fit_their_config_are_never_passed_over(
+    adapt, model_folder, tmp_path, method, change, words
+):
+    """PaddleNLP logs missing adapter weights and goes on with fresh ones."""
+    model, config = adapt(method)
+    save_adapter(tmp_path, model, method, config)
+    names = sorted(adapter_arrays(model))
+    hurt(tmp_path, change)
+    with pytest.raises(ModelError, match=words.replace("{3}", names[3])):
+        load_adapter(tiny.load(model_folder()), tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_saved_config_is_complete_and_readable(adapt, tmp_path, method):
+    model, config = adapt(method, "bloom")
+    save_adapter(tmp_path, model, method, config)
+    content = json.loads((tmp_path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    assert content["method"] == method and content["base"]["model_type"] == "bloom"
+    assert content["base"]["linear_shapes"]["bloom.h.0.self_attention.query_key_value"] == [32, 96]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_on_some_layers_leaves_the_others_alone(model_folder, tmp_path, some_ids, method):
+    model = tiny.load(model_folder())
+    config = attach(model, method, ADAPTERS[method].config(), ["q_proj", "1.mlp.up_proj"])
+    tiny.train_deltas(model)
+    wrapped = [path for path, layer in model.named_sublayers() if isinstance(layer, AdaptedLinear)]
+    assert wrapped == list(config.target_modules)
+    assert wrapped == [
+        "llama.layers.0.self_attn.q_proj", "llama.layers.1.self_attn.q_proj", "llama.layers.1.mlp.up_proj",
+    ]  # fmt: skip
+    save_adapter(tmp_path, model, method, config)
+    again = tiny.load(model_folder())
+    load_adapter(again, tmp_path)
+    np.testing.assert_array_equal(tiny.logits(again, some_ids), tiny.logits(model, some_ids))
+
+
+def test_every_method_says_how_it_counts_its_weights():
+    for method in METHODS:
+        layer = ADAPTERS[method].layer(7, 5, ADAPTERS[method].config(), "float32")
+        assert ADAPTERS[method].layer.count(7, 5, ADAPTERS[method].config()) == sum(p.size for p in layer.parameters())

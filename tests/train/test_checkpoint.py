@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import dataclasses
+import resource
+import signal
+
+import numpy as np
+import pytest
+
+from paddle_sft.core.errors import CheckpointError
+from paddle_sft.core.log import get_logger
+from paddle_sft.core.records import Sample
+from paddle_sft.core.tensorfile import TensorFile
+from paddle_sft.train.checkpoint import (
+    OPTIMIZER,
+    RUN_STATE,
+    Progress,
+    describe_run,
+    find_resume,
+    last_good,
+    list_checkpoints,
+    optimizer_file,
+    read_progress,
+    remove_old,
+    require_good,
+    save_checkpoint,
+)
+from paddle_sft.train.plan import StepPlan
+from tests import tiny
+
+SAMPLES = tiny.make_samples(6)
+
+
+def plan(**changes):
+    given = dict(num_samples=6, rows=2, accumulation=1, ranks=1, num_epochs=1.0, max_steps=-1, seed=1)
+    return StepPlan(**{**given, **changes})
+
+
+class Weights:
+    """Stands for an adapter or a model: one file of a given size."""
+
+    def __init__(self, size=10):
+        self.size = size
+
+    def write(self, folder):
+        (folder / "weights").write_bytes(bytes(self.size))
+
+
+def save(output_dir, step, weights=None, progress=None, run=None):
+    folder = output_dir / f"checkpoint-{step}"
+    state = {"x/moment1_0": np.full(3, step, np.float32)}
+    run = run or describe_run(plan(), SAMPLES)
+    save_checkpoint(folder, weights or Weights(), state, {"last_epoch": step}, progress or Progress(step), run)
+    return folder
+
+
+@pytest.fixture
+def output_dir(tmp_path):
+    """Checkpoints 2, 10 and 9 of a run."""
+    for step in (2, 10, 9):
+        save(tmp_path / "run", step)
+    return tmp_path / "run"
+
+
+def names(paths):
+    return [path.name for path in paths]
+
+
+def test_checkpoints_are_listed_by_step_and_nothing_else_is(output_dir):
+    (output_dir / "checkpoint-best").mkdir()
+    (output_dir / "checkpoint-11").write_text("a file")
+    (output_dir / ".unfinished-checkpoint-12").mkdir()
+    assert names(list_checkpoints(output_dir)) == ["checkpoint-2", "checkpoint-9", "checkpoint-10"]
+    assert list_checkpoints(output_dir / "nowhere") == []
+
+
+def test_the_last_good_checkpoint_is_the_newest_that_is_whole(output_dir, caplog, monkeypatch):
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    assert last_good(output_dir).name == "checkpoint-10"
+    (output_dir / "checkpoint-10" / "weights").write_bytes(b"short")
+    assert last_good(output_dir).name == "checkpoint-9"
+    assert (output_dir / "checkpoint-10").is_dir()  # left alone, and named
+    assert any("checkpoint-10" in record.getMessage() and "5 bytes" in record.getMessage() for record in caplog.records)
+    for step in (9, 2):
+        (output_dir / f"checkpoint-{step}" / "manifest.json").unlink()
+    assert last_good(output_dir) is None
+
+
+def test_everything_a_run_needs_comes_back_exactly(tmp_path):
+    progress = Progress(7, 1 / 3, 5, 0.1 + 0.2, 3, 2, 99, 1e-7, [{"step": 1, "loss": 2 / 3}], 0.1, "checkpoint-5")
+    folder = save(tmp_path, 7, progress=progress)
+    back, schedule = read_progress(folder, describe_run(plan(), SAMPLES))
+    assert back == progress and schedule == {"last_epoch": 7}
+    np.testing.assert_array_equal(optimizer_file(folder).read("x/moment1_0"), np.full(3, 7.0))
+    assert TensorFile(folder / OPTIMIZER).specs.keys() == {"x/moment1_0"}
+
+
+def changed(number, **changes):
+    return [dataclasses.replace(s, **changes) if index == number else s for index, s in enumerate(SAMPLES)]
+
+
+CHANGES = {
+    "a token": (plan(), changed(5, ids=SAMPLES[5].ids[::-1].copy()), "data_crc32 was"),
+    "what is trained": (plan(), changed(0, trained=~SAMPLES[0].trained), "data_crc32 was"),
+    "the order": (plan(), SAMPLES[::-1], "data_crc32 was"),
+    "one sample more": (plan(num_samples=7), SAMPLES + SAMPLES[:1], "num_samples was 6, now 7"),
+    "the batch": (plan(rows=3), SAMPLES, "samples_per_step was 2, now 3"),
+    "the seed": (plan(seed=2), SAMPLES, "seed was 1, now 2"),
+    "the shuffling": (plan(shuffle=False), SAMPLES, "shuffle was True, now False"),
+    "the last batch": (plan(drop_last=True), SAMPLES, "dataloader_drop_last was False, now True"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_run_over_other_data_or_batches_is_refused(tmp_path, name):
+    other, samples, words = CHANGES[name]
+    folder = save(tmp_path, 3)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read_progress(folder, describe_run(other, samples))
+    assert "overwrite_output_dir" in str(caught.value)
+
+
+def test_the_same_batch_from_more_ranks_and_a_longer_run_may_go_on(tmp_path):
+    folder = save(tmp_path, 3)
+    places = [Sample(one.ids, one.trained, "moved.json line 1") for one in SAMPLES]
+    read_progress(folder, describe_run(plan(rows=1, ranks=2, num_epochs=9.0, max_steps=50), places))
+
+
+def test_the_newest_are_kept_and_the_best(output_dir):
+    remove_old(output_dir, 2, None)
+    assert names(list_checkpoints(output_dir)) == ["checkpoint-9", "checkpoint-10"]
+    save(output_dir, 11)
+    remove_old(output_dir, 1, "checkpoint-9")
+    assert names(list_checkpoints(output_dir)) == ["checkpoint-9", "checkpoint-11"]
+
+
+@pytest.mark.parametrize("limit", [None, 0, -1, 3, 99])
+def test_without_a_limit_all_are_kept(output_dir, limit):
+    remove_old(output_dir, limit, None)
+    assert len(list_checkpoints(output_dir)) == 3
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_full_disk_names_the_last_good_checkpoint_and_leaves_it(tmp_path, earlier):
+    if earlier:
+        save(tmp_path, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    try:
+        with pytest.raises(
+            CheckpointError, match="the last good checkpoint is .*checkpoint-1.*Free" if earlier else "no earlier"
+        ):
+            save(tmp_path, 2, Weights(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert names(tmp_path.iterdir()) == (["checkpoint-1"] if earlier else [])
+    assert (last_good(tmp_path) is not None) == earlier
+
+
+def test_an_empty_or_missing_folder_is_a_fresh_start(tmp_path):
+    assert find_resume(tmp_path, None, False) is None
+    assert find_resume(tmp_path / "nowhere", None, False) is None
+    (tmp_path / ".hidden").write_text("")
+    assert find_resume(tmp_path, None, False) is None
+
+
+def test_the_same_command_goes_on_where_it_stopped(output_dir):
+    assert find_resume(output_dir, None, False).name == "checkpoint-10"
+    assert find_resume(output_dir, True, False).name == "checkpoint-10"
+    assert find_resume(output_dir, True, True).name == "checkpoint-10"  # asked for by name, so nothing is thrown away
+
+
+def test_overwriting_starts_afresh(output_dir):
+    (output_dir / "notes.txt").write_text("mine")
+    assert find_resume(output_dir, None, True) is None
+    assert names(output_dir.iterdir()) == ["notes.txt"]
+
+
+def test_a_checkpoint_may_be_named(output_dir):
+    assert find_resume(output_dir / "elsewhere", str(output_dir / "checkpoint-2"), False).name == "checkpoint-2"
+
+
+def test_a_named_folder_that_is_no_checkpoint_or_damaged_is_refused(output_dir):
+    with pytest.raises(CheckpointError, match=f"no checkpoint of this suite .it has no {RUN_STATE}"):
+        find_resume(output_dir, str(output_dir), False)
+    (output_dir / "checkpoint-9" / "weights").unlink()
+    with pytest.raises(CheckpointError, match="checkpoint-9 is damaged: .*weights is missing.*another checkpoint"):
+        require_good(output_dir / "checkpoint-9")
+
+
+def test_asking_to_resume_where_there_is_nothing_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="resume_from_checkpoint is true and .* has no good checkpoint"):
+        find_resume(tmp_path, True, False)
+
+
+def test_a_folder_with_something_else_is_not_written_over(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(CheckpointError, match="not empty .thesis.tex. .*overwrite_output_dir"):
+        find_resume(tmp_path, None, False)
+
+
+def test_a_folder_with_damaged_checkpoints_only_is_no_fresh_start(output_dir):
+    for path in list_checkpoints(output_dir):
+        (path / "weights").unlink()
+    with pytest.raises(CheckpointError, match="not empty"):
+        find_resume(output_dir, None, False)
