@@ -9,7 +9,7 @@ VENV := .venv
 PARITY_VENV := .venv-parity
 # On a machine with a GPU this may be a +cpu build, so that the reference environment stays small.
 TORCH ?= torch==2.13.0
-REFERENCES := 'transformers>=5,<6' peft sentencepiece
+REFERENCES := 'transformers>=5,<6' peft sentencepiece protobuf
 
 help:
 	@sed -n 's/^#   //p' Makefile

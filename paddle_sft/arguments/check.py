@@ -62,8 +62,22 @@ def _derive_lengths(draft: Draft) -> None:
         draft.derive("src_length", half, f"half of max_length {draft['max_length']}, for its default does not fit")
 
 
+def _derive_packing(draft: Draft) -> None:
+    packing = draft["packing"]
+    if packing is True:
+        draft.derive("packing", "best_fit", "packing true means best_fit")
+    elif packing is False or (packing is None and not (draft["zero_padding"] or draft["greedy_zero_padding"])):
+        draft.values["packing"] = "none"
+    elif packing is None and draft["greedy_zero_padding"]:
+        draft.derive("packing", "greedy", "greedy_zero_padding is true")
+    elif packing is None:
+        draft.derive("packing", "best_fit", "zero_padding is true")
+    if draft["stage"] == "pretrain" and draft["packing"] != "none":
+        draft.note("packing", "holds anyway: stage pretrain fills its rows to the end")
+
+
 def _derive_adapter(draft: Draft) -> None:
-    if draft["lora"] and draft["lora_alpha"] is None:
+    if draft["lora"] and draft["lora_alpha"] is None and not draft["lora_path"]:
         draft.derive("lora_alpha", 2.0 * draft["lora_rank"], f"2 * lora_rank {draft['lora_rank']}")
     if draft["lora_target_modules"] == "all":
         draft.derive("lora_target_modules", ALL_LINEAR, "lora_target_modules all means all-linear")
@@ -167,12 +181,32 @@ def _check_stage(draft: Draft) -> Iterator[Problem]:
         )
 
 
+PACKINGS = ("none", "sequential", "greedy", "best_fit")
+"""The names in packing.packers.PACKERS, which needs numpy; a test compares them."""
+
+
+def _check_packing(draft: Draft) -> Iterator[Problem]:
+    packing = draft["packing"]
+    if packing not in PACKINGS:
+        yield ("packing",), f"packing is {show(packing)}; allowed: {', '.join(PACKINGS)}, true or false"
+    if draft["greedy_zero_padding"] and not draft["zero_padding"]:
+        names = ("greedy_zero_padding", "zero_padding")
+        yield names, 'greedy_zero_padding needs zero_padding; add "zero_padding": true, or write "packing": "greedy"'
+    for name, means in (("greedy_zero_padding", "greedy"), ("zero_padding", "best_fit")):
+        if draft[name] and packing in PACKINGS and packing not in (means, "greedy"):
+            yield (name, "packing"), f"{name} is true and packing is {packing}; keep one of them"
+            return
+
+
 def _check_adapter(draft: Draft) -> Iterator[Problem]:
     try:
         draft.values["lora_target_modules"] = read_targets(draft["lora_target_modules"])
     except ValueError as error:
         yield ("lora_target_modules",), f"lora_target_modules {error}"
     if draft["lora"]:
+        own = [name for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules") if draft.has(name)]
+        if draft["lora_path"] and own:
+            yield (*own, "lora_path"), f"{', '.join(own)} come with the adapter in lora_path; leave them out"
         return
     defaults = {"lora_path": None, "lora_rank": 8, "lora_alpha": None, "lora_dropout": 0.0, "lora_target_modules": None}
     for name, default in defaults.items():
@@ -301,6 +335,7 @@ def _check_rest(draft: Draft) -> Iterator[Problem]:
 DERIVATIONS: Tuple[Callable[[Draft], None], ...] = (
     _derive_stage,
     _derive_lengths,
+    _derive_packing,
     _derive_adapter,
     _derive_evaluation,
     _derive_schedule,
@@ -309,6 +344,7 @@ DERIVATIONS: Tuple[Callable[[Draft], None], ...] = (
 RULES: Tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     _check_needed,
     _check_stage,
+    _check_packing,
     _check_adapter,
     _check_neftune,
     _check_precision,

@@ -7,7 +7,6 @@ from typing import List, Optional, Union
 
 from paddle_sft.arguments.fields import POSITIVE, Bounds, Checked, NotYet, argument
 
-_PACKING = NotYet("each row holds one sample; raise per_device_train_batch_size instead.", off=(False, "none"))
 _REGISTRY = NotYet("give the folder or file itself with dataset_name_or_path.", off=(None,))
 _GENERATION = NotYet("evaluation measures the loss; use paddle-sft generate after training.")
 
@@ -89,17 +88,24 @@ class DataArguments(Checked):
     task_name: Optional[str] = argument(None, "Subset of a built-in data set.", "内置数据集的子集。", not_yet=_REGISTRY)
     zero_padding: bool = argument(
         False,
-        "Pack samples into full rows.",
-        "把样本打包成满行。",
+        "Pack several samples into a row; the same as packing best_fit.",
+        "把多个样本打包进一行；等同于 packing best_fit。",
         aliases=("intokens",),
-        not_yet=_PACKING,
         rows=(13, 63),
     )
     greedy_zero_padding: bool = argument(
-        False, "Pack greedily; needs zero_padding.", "贪心打包；需要 zero_padding。", not_yet=_PACKING, rows=(14, 64)
+        False,
+        "With zero_padding: pack greedily over a buffer; the same as packing greedy.",
+        "与 zero_padding 一起：在缓冲区内贪心打包；等同于 packing greedy。",
+        rows=(14, 64),
     )
     packing: Optional[Union[bool, str]] = argument(
-        None, "Pack samples into full rows.", "把样本打包成满行。", not_yet=_PACKING, rows=(185,)
+        None,
+        "Rows of max_length tokens that hold several samples, each seeing only itself: none, sequential, greedy or "
+        "best_fit (true means best_fit; null: what zero_padding says).",
+        "每行 max_length 个词、容纳多个样本且互不可见：none、sequential、greedy 或 best_fit"
+        "（true 即 best_fit；null：由 zero_padding 决定）。",
+        rows=(13, 14, 185),
     )
     lazy: bool = argument(
         False,

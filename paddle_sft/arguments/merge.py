@@ -43,7 +43,8 @@ class MergeArguments(Checked):
         None,
         "Largest difference of a logit between base + adapter and the merged model; above it nothing is written. "
         "null: 0.01 for float32 weights, 0.05 for float16, 0.3 for bfloat16.",
-        "基础模型加适配器与合并模型之间 logit 的最大差；超过则不写出。null：float32 权重 0.01，float16 0.05，bfloat16 0.3。",
+        "基础模型加适配器与合并模型之间 logit 的最大差；超过则不写出。"
+        "null：float32 权重 0.01，float16 0.05，bfloat16 0.3。",
         bounds=NOT_NEGATIVE,
     )
     overwrite_output_dir: bool = argument(False, "Replace what is in output_path.", "替换 output_path 中已有的内容。")

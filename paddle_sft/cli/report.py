@@ -51,9 +51,10 @@ class Report:
         warmup = args.get_warmup_steps(plan.num_steps)
         add = lambda name, value, why="": self.add("training", name, value, why)  # noqa: E731
         add("stage", trainer.stage.name)
-        add("samples", f"{plan.num_samples:,}", f"{tokens:,} tokens, {trained:,} trained ({trained / tokens:.1%})")
+        num_samples, unit = len(trainer.data.train), "samples" if trainer.data.packs is None else "packed rows"
+        add("samples", f"{num_samples:,}", f"{tokens:,} tokens, {trained:,} trained ({trained / tokens:.1%})")
         cut = f"{plan.rows} rows x {plan.accumulation} accumulation x {plan.ranks} ranks"
-        add("effective batch", f"{plan.rows_per_step} samples", cut)
+        add("effective batch", f"{plan.rows_per_step} {unit}", cut)
         add(
             "steps",
             f"{plan.num_steps:,}",
@@ -63,7 +64,8 @@ class Report:
         if resume_from is not None:
             add("resuming from", str(resume_from), "the data goes on with the samples not seen yet")
         return {
-            "num_samples": plan.num_samples,
+            "num_samples": num_samples,
+            "num_rows": plan.num_samples,
             "num_tokens": tokens,
             "num_trained_tokens": trained,
             "num_steps": plan.num_steps,

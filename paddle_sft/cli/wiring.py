@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, List, Optional
 
+import numpy as np
 import paddle
 
 from paddle_sft.adapters.attach import attach
@@ -28,6 +29,9 @@ from paddle_sft.models.hub import LoadedModel, build_from_scratch, load_model
 from paddle_sft.models.packed import read_by_segments
 from paddle_sft.models.remote import local_folder
 from paddle_sft.models.tokenizers import fill_token, load_tokenizer
+from paddle_sft.packing.certificate import certify
+from paddle_sft.packing.packers import PACKERS
+from paddle_sft.packing.packs import Packs
 from paddle_sft.stages.catalogue import STAGES
 from paddle_sft.train.checkpoint import find_resume
 from paddle_sft.train.loss_plot import plot_loss
@@ -54,6 +58,7 @@ class Run:
         self.tokenizer_folder = self._tokenizer_folder()
         self.tokenizer = load_tokenizer(self.tokenizer_folder)
         self.train_set = self._samples("train") if arguments.train.do_train else None
+        self.packs = self._pack()
         self.dev_set = self._samples("dev") if self._needs_dev() else None
         self.loaded = self._model()
         self.weights = self._trained_weights()
@@ -106,6 +111,17 @@ class Run:
             f"{split} data", [f"files: {', '.join(str(path) for path in samples.files)}", *samples.lines()]
         )
         return samples
+
+    def _pack(self) -> Optional[Packs]:
+        """Which samples share a row: the same for any number of ranks."""
+        data = self.arguments.data
+        if self.train_set is None or data.packing == "none" or self.stage.name == "pretrain":
+            return None
+        lengths = np.array([len(sample) for sample in self.train_set.samples])
+        packs = PACKERS[data.packing](lengths, data.max_length, self.train_arguments.seed)
+        packs = packs if self.train_arguments.shuffle else packs.in_data_order()
+        self.report.lines("packing", certify(packs, lengths, data.max_length).lines())
+        return packs
 
     def _model(self) -> LoadedModel:
         model = self.arguments.model
@@ -160,7 +176,7 @@ class Run:
             return None
         train = self.train_arguments
         return StepPlan(
-            num_samples=len(self.train_set.samples),
+            num_samples=len(self.train_set.samples if self.packs is None else self.packs),
             rows=train.per_device_train_batch_size,
             accumulation=train.gradient_accumulation_steps,
             ranks=num_ranks(),
@@ -182,6 +198,7 @@ class Run:
             self.train_set.samples if self.train_set else [],
             self.dev_set.samples if self.dev_set else [],
             fill_token(self.tokenizer),
+            self.packs,
         )
         return SFTTrainer(network, self.stage, self.args, train, self.weights, data, self.plan)
 
@@ -214,7 +231,7 @@ class Run:
     def predict(self) -> None:
         """Answers to the dev split's prompts into predictions.json (JSON lines with src, tgt, output)."""
         if rank() == 0:
-            self.loaded.model.rows.clear()
+            self.loaded.model.row_layout.clear()
             rows = predict_files(
                 self.loaded.model,
                 self.tokenizer,

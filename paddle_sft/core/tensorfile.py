@@ -77,8 +77,8 @@ class TensorFile:
         for name, (begin, end) in sorted(self._offsets.items(), key=lambda item: item[1]):
             if end - begin != self.specs[name].num_bytes:
                 raise ModelError(
-                    f"{self.path}: tensor {name} has {end - begin} bytes, its shape needs {self.specs[name].num_bytes}; "
-                    "the file is damaged"
+                    f"{self.path}: tensor {name} has {end - begin} bytes, its shape needs "
+                    f"{self.specs[name].num_bytes}; the file is damaged"
                 )
             if begin < last:
                 raise ModelError(f"{self.path}: tensor {name} overlaps another; the file is damaged")

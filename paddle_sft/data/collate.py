@@ -1,43 +1,67 @@
-"""Samples to one padded batch. Labels are shifted here, once, and nowhere else."""
+"""Rows of samples to one padded batch. Labels are shifted here, once, and nowhere else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import numpy as np
 
 from paddle_sft.core.records import IGNORED, Sample
+from paddle_sft.masks.segments import with_padding
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Shapes: input_ids [B, T] int64, labels [B, T] int64, T = the longest sample. Padding is on the right.
+    """Shapes: input_ids [B, T] int64, labels [B, T] int64, T = the longest row. Padding is on the right.
 
-    labels[b, t] is what the logits at t should predict: ids[b, t + 1] where that token is trained, else IGNORED.
-    Causal attention keeps right padding from being seen and its labels are IGNORED, so the pad id never matters.
+    labels[b, t] is what the logits at t should predict: ids[b, t + 1] where that token is trained and belongs to the
+    same sample, else IGNORED. Causal attention keeps right padding from being seen and its labels are IGNORED, so the
+    pad id never matters.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
+    segment_lengths: Tuple[Tuple[int, ...], ...]
+    """For each row the lengths of its samples and of its padding, if any: they add up to T. One sample a row needs no
+    boundary: then it is (T,), padding included, which lets equal rows be computed together."""
     num_trained: int
     """How many labels are not IGNORED: the denominator of this batch's loss."""
 
 
 def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
-    """Pad the samples to the longest of them.
+    """One sample a row, padded to the longest of them.
 
     Raises:
         ValueError: no samples, or no pad token id.
     """
-    if not samples:
+    return collate_rows([[sample] for sample in samples], pad_token_id)
+
+
+def collate_rows(rows: Sequence[Sequence[Sample]], pad_token_id: int) -> Batch:
+    """Several samples a row, one behind the other, padded to the longest row.
+
+    Raises:
+        ValueError: no rows, or no pad token id.
+    """
+    if not rows:
         raise ValueError("collate got no samples; a batch needs at least one")
     if pad_token_id is None:
         raise ValueError("pad_token_id is None; any token will do (the end token, say), padding is never trained")
-    shape = (len(samples), max(len(sample) for sample in samples))
+    shape = (len(rows), max(sum(len(sample) for sample in row) for row in rows))
     input_ids = np.full(shape, pad_token_id, dtype=np.int64)
     labels = np.full(shape, IGNORED, dtype=np.int64)
-    for row, sample in enumerate(samples):
-        input_ids[row, : len(sample)] = sample.ids
-        labels[row, : len(sample) - 1] = np.where(sample.trained[1:], sample.ids[1:], IGNORED)
-    return Batch(input_ids, labels, int((labels != IGNORED).sum()))
+    for number, row in enumerate(rows):
+        start = 0
+        for sample in row:
+            end = start + len(sample)
+            input_ids[number, start:end] = sample.ids
+            labels[number, start : end - 1] = np.where(sample.trained[1:], sample.ids[1:], IGNORED)
+            start = end
+    return Batch(input_ids, labels, _segments(rows, shape[1]), int((labels != IGNORED).sum()))
+
+
+def _segments(rows: Sequence[Sequence[Sample]], width: int) -> Tuple[Tuple[int, ...], ...]:
+    if all(len(row) == 1 for row in rows):
+        return ((width,),) * len(rows)
+    return tuple(tuple(with_padding([len(sample) for sample in row], width)) for row in rows)

@@ -86,7 +86,7 @@ def require_within_window(config: Dict[str, Any], num_tokens: int, place: str) -
     window = attention_window(config)
     if window and num_tokens > window:
         raise ModelError(
-            f"{place} of {num_tokens} tokens, prompt and answer: the model looks back over a sliding window of {window}, "
-            "which PaddleNLP 3.0.0b4 ignores when it generates (training here keeps it); shorten the prompts, or set "
-            f"max_new_tokens so that both fit into {window}"
+            f"{place} of {num_tokens} tokens, prompt and answer: the model looks back over a sliding window of "
+            f"{window}, which PaddleNLP 3.0.0b4 ignores when it generates (training here keeps it); shorten the "
+            f"prompts, or set max_new_tokens so that both fit into {window}"
         )

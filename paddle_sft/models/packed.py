@@ -15,7 +15,7 @@ from paddle_sft.models.families import attention_window
 from paddle_sft.models.fast import rotate
 
 
-class Rows:
+class RowLayout:
     """The segments of the rows that are computed now; every attention layer of the model looks here.
 
     Set by the stage before a forward pass, and kept through its backward pass: recomputing asks again.
@@ -62,18 +62,18 @@ class Rows:
         )
 
 
-def read_by_segments(model: nn.Layer, config: Dict[str, Any]) -> Rows:
-    """Replace the attention of every layer, in place; the layers' own is used again while `Rows` is cleared."""
-    rows = Rows(attention_window(config), paddle.get_device().startswith("gpu"))
+def read_by_segments(model: nn.Layer, config: Dict[str, Any]) -> RowLayout:
+    """Replace the attention of every layer, in place; the layers' own is used again while `RowLayout` is cleared."""
+    layout = RowLayout(attention_window(config), paddle.get_device().startswith("gpu"))
     layer_name, forward = _ATTENTION[config["model_type"]]
     module = import_module(type(model).__module__)
     attention_class = getattr(module, layer_name)
     for layer in model.sublayers():
         if type(layer) is attention_class:
-            layer.forward = _Forward(layer, rows, forward)
-    _leave_out_square_masks(model, rows)
-    model.rows = rows
-    return rows
+            layer.forward = _Forward(layer, layout, forward)
+    _leave_out_square_masks(model, layout)
+    model.row_layout = layout
+    return layout
 
 
 def set_segments(model: nn.Layer, segment_lengths: Sequence[Sequence[int]]) -> None:
@@ -84,8 +84,8 @@ def set_segments(model: nn.Layer, segment_lengths: Sequence[Sequence[int]]) -> N
     Raises:
         ValueError: several segments in a row, for such a model.
     """
-    if hasattr(model, "rows"):
-        model.rows.set(segment_lengths)
+    if hasattr(model, "row_layout"):
+        model.row_layout.set(segment_lengths)
     elif any(len(row) > 1 for row in segment_lengths):
         raise ValueError("this model reads one sample a row; call models.packed.read_by_segments first")
 
@@ -93,36 +93,34 @@ def set_segments(model: nn.Layer, segment_lengths: Sequence[Sequence[int]]) -> N
 class _Forward:
     """An attention layer's forward: by segments while rows are set, the layer's own otherwise."""
 
-    def __init__(self, layer: nn.Layer, rows: Rows, by_segments: Callable) -> None:
+    def __init__(self, layer: nn.Layer, layout: RowLayout, by_segments: Callable) -> None:
         self._layer = layer
         self._own = layer.forward
-        self._rows = rows
+        self._layout = layout
         self._by_segments = by_segments
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._rows.segment_lengths is None:
+        if self._layout.segment_lengths is None:
             return self._own(*args, **kwargs)
-        return self._by_segments(self._layer, self._rows, *args, **kwargs)
+        return self._by_segments(self._layer, self._layout, *args, **kwargs)
 
 
-def _rotary(layer: nn.Layer, rows: Rows, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _rotary(layer: nn.Layer, layout: RowLayout, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """llama, qwen2, gemma."""
     projected = [layer.q_proj(hidden_states), layer.k_proj(hidden_states), layer.v_proj(hidden_states)]
     query, key, value = [tensor.reshape([0, 0, -1, layer.head_dim]) for tensor in projected]
-    cos, sin = rows.rotary(layer, value)
-    mixed = rows.attend(rotate(query, cos, sin), rotate(key, cos, sin), value)
+    cos, sin = layout.rotary(layer, value)
+    mixed = layout.attend(rotate(query, cos, sin), rotate(key, cos, sin), value)
     return layer.o_proj(mixed.reshape([0, 0, -1]))
 
 
-def _mistral(layer: nn.Layer, rows: Rows, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple:
-    return _rotary(layer, rows, hidden_states), None, None
+def _mistral(layer: nn.Layer, layout: RowLayout, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple:
+    return _rotary(layer, layout, hidden_states), None, None
 
 
-def _bloom(
-    layer: nn.Layer, rows: Rows, hidden_states: Tensor, residual: Tensor, alibi: Tensor, *args: Any, **kwargs: Any
-) -> tuple:
+def _bloom(layer: nn.Layer, layout: RowLayout, hidden_states: Tensor, residual: Tensor, *args: Any, **kw: Any) -> tuple:
     query, key, value = layer._split_heads(layer.query_key_value(hidden_states))
-    mixed = rows.attend(query, key, value, _slopes(layer.num_heads, query.dtype))
+    mixed = layout.attend(query, key, value, _slopes(layer.num_heads, query.dtype))
     output = layer.dense(mixed.reshape([0, 0, -1]))
     return residual + nn.functional.dropout(output, layer.hidden_dropout, training=layer.training), None
 
@@ -145,19 +143,19 @@ _ATTENTION: Dict[str, tuple] = {
 }
 
 
-def _leave_out_square_masks(model: nn.Layer, rows: Rows) -> None:
+def _leave_out_square_masks(model: nn.Layer, layout: RowLayout) -> None:
     """PaddleNLP's models build a T x T mask before the first layer; by segments nobody reads it."""
     base = getattr(model, model.base_model_prefix)
     for name in ("_prepare_decoder_attention_mask", "_prepare_attn_mask"):
         own = getattr(base, name, None)
         if own is not None:
-            setattr(base, name, _Skipped(own, rows))
+            setattr(base, name, _Skipped(own, layout))
 
 
 class _Skipped:
-    def __init__(self, own: Callable, rows: Rows) -> None:
+    def __init__(self, own: Callable, layout: RowLayout) -> None:
         self._own = own
-        self._rows = rows
+        self._layout = layout
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._own(*args, **kwargs) if self._rows.segment_lengths is None else paddle.zeros([1])
+        return self._own(*args, **kwargs) if self._layout.segment_lengths is None else paddle.zeros([1])

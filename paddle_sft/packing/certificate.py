@@ -60,7 +60,7 @@ def certify(packs: Packs, lengths: np.ndarray, capacity: int) -> Certificate:
     """
     lengths = checked(lengths, capacity)
     indices = packs.indices
-    known = indices.size == lengths.size and (indices.size == 0 or 0 <= indices.min() <= indices.max() < lengths.size)
+    known = indices.size == 0 or 0 <= indices.min() <= indices.max() < lengths.size
     if not known or (np.bincount(indices, minlength=lengths.size) != 1).any():
         raise ValueError(f"the rows do not hold each of the {lengths.size} samples exactly once")
     tokens = packs.tokens(lengths)

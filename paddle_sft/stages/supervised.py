@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional, Sequence
 
 import paddle
 from paddle import Tensor
 
 from paddle_sft.losses.supervised import token_loss_sum
 from paddle_sft.models.packed import set_segments
+
+Segments = Sequence[Sequence[int]]
 
 
 class Supervised:
@@ -17,12 +19,19 @@ class Supervised:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def logits(self, model: Any, input_ids: Tensor) -> Tensor:
-        """[B, T] -> [B, T, V]. Rows are filled at their end, which a causal model never looks at: no mask is needed."""
-        set_segments(model, [[input_ids.shape[1]]] * input_ids.shape[0])
+    def logits(self, model: Any, input_ids: Tensor, segment_lengths: Optional[Segments] = None) -> Tensor:
+        """[B, T] -> [B, T, V].
+
+        Args:
+            segment_lengths: for each row the lengths of its samples and its padding; None for one sample a row, filled
+                at its end, which a causal model never looks at.
+        """
+        rows, width = input_ids.shape
+        set_segments(model, segment_lengths or [[width]] * rows)
         output = model(input_ids=input_ids)
         return output[0] if isinstance(output, (tuple, list)) else output
 
     def loss(self, model: Any, batch: Any) -> Tensor:
         """Sum over the trained tokens of a batch (the divisor belongs to the step)."""
-        return token_loss_sum(self.logits(model, paddle.to_tensor(batch.input_ids)), paddle.to_tensor(batch.labels))
+        logits = self.logits(model, paddle.to_tensor(batch.input_ids), batch.segment_lengths)
+        return token_loss_sum(logits, paddle.to_tensor(batch.labels))

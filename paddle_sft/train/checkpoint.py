@@ -15,6 +15,7 @@ from paddle_sft.core.errors import CheckpointError
 from paddle_sft.core.log import get_logger
 from paddle_sft.core.records import Sample
 from paddle_sft.core.tensorfile import TensorFile, write_arrays
+from paddle_sft.packing.packs import Packs
 from paddle_sft.train.plan import StepPlan
 
 OPTIMIZER = "optimizer.safetensors"
@@ -44,11 +45,13 @@ class Progress:
     """Folder name of the best checkpoint inside output_dir."""
 
 
-def describe_run(plan: StepPlan, samples: Sequence[Sample]) -> Dict[str, Any]:
+def describe_run(plan: StepPlan, samples: Sequence[Sample], packs: Optional[Packs] = None) -> Dict[str, Any]:
     """What must be the same on resume for the data order to go on: anything else would silently be another run."""
     digest = 0
     for sample in samples:
         digest = zlib.crc32(sample.ids.tobytes(), zlib.crc32(sample.trained.tobytes(), digest))
+    if packs is not None:
+        digest = zlib.crc32(packs.offsets.tobytes(), zlib.crc32(packs.indices.tobytes(), digest))
     return {
         "num_samples": plan.num_samples,
         "samples_per_step": plan.rows_per_step,
@@ -76,9 +79,10 @@ def save_checkpoint(
     except OSError as error:
         good = last_good(folder.parent)
         rest = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
+        again = "it goes on from there" if good else "it starts from the beginning"
         raise CheckpointError(
             f"can't save {folder}: {error.strerror}; {rest}. Free space (or choose another output_dir) and run the "
-            "same command again: it goes on from there"
+            f"same command again: {again}"
         ) from error
 
 
@@ -120,7 +124,7 @@ def read_progress(folder: Path, run: Dict[str, Any]) -> tuple:
     """(Progress, schedule state) of a checkpoint.
 
     Raises:
-        CheckpointError: the data or the batch changed since: the run can't go on with the samples it has not seen.
+        CheckpointError: the data, the batch or what is trained changed since: going on would be another run.
     """
     saved = json.loads((Path(folder) / RUN_STATE).read_text(encoding="utf-8"))
     changed = [
@@ -130,7 +134,7 @@ def read_progress(folder: Path, run: Dict[str, Any]) -> tuple:
     ]
     if changed:
         raise CheckpointError(
-            f"{folder} belongs to a run over other data or batches ({'; '.join(changed)}); restore them, or start "
+            f"{folder} belongs to another run ({'; '.join(changed)}); restore them, or start "
             "afresh with another output_dir or overwrite_output_dir true"
         )
     progress = Progress(**json.loads((Path(folder) / TRAINER_STATE).read_text(encoding="utf-8")))

@@ -20,7 +20,9 @@ from paddlenlp.trainer import PrinterCallback, Trainer
 from paddle_sft.core.errors import PaddleSFTError
 from paddle_sft.core.log import num_ranks, rank
 from paddle_sft.core.records import Sample
-from paddle_sft.data.collate import collate
+from paddle_sft.data.collate import collate_rows
+from paddle_sft.data.rows import Rows
+from paddle_sft.packing.packs import Packs
 from paddle_sft.train import checkpoint
 from paddle_sft.train.callbacks import EarlyStopping, ProgressBar
 from paddle_sft.train.checkpoint import Progress
@@ -38,6 +40,8 @@ class RunData:
     train: Sequence[Sample]
     dev: Sequence[Sample]
     fill: int
+    packs: Optional[Packs] = None
+    """Which training samples share a row; None for one sample a row."""
 
 
 class SFTTrainer(Trainer):
@@ -63,9 +67,8 @@ class SFTTrainer(Trainer):
         self.data = data
         self.plan = plan
         self.progress = Progress()
-        self._trained_counts = np.array([sample.num_trained for sample in data.train], dtype=np.int64)
-        self._lengths = np.array([len(sample) for sample in data.train], dtype=np.int64)
-        self._run = checkpoint.describe_run(plan, data.train) if plan else {}
+        self.rows = Rows(data.train, data.packs)
+        self._run = {**checkpoint.describe_run(plan, data.train, data.packs), **weights.describe()} if plan else {}
         self._watch()
 
     def _watch(self) -> None:
@@ -146,14 +149,14 @@ class SFTTrainer(Trainer):
             self.control = self.callback_handler.on_epoch_begin(self.args, self.state, self.control)
         self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
         indices = self.plan.indices(step)
-        num_trained = int(self._trained_counts[indices].sum())
+        num_trained = int(self.rows.num_trained[indices].sum())
         loss_sum = self._forward_backward(step, num_trained)
         if not math.isfinite(loss_sum):
             self._refuse_to_go_on(step, indices, loss_sum)
         if num_ranks() > 1:
             sum_over_ranks(list(self.trainable.values()))
         self._update()
-        self._count(loss_sum, num_trained, int(self._lengths[indices].sum()))
+        self._count(loss_sum, num_trained, int(self.rows.num_tokens[indices].sum()))
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
         if (step + 1) % self.plan.steps_per_epoch == 0 or step + 1 == self.plan.num_steps:
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
@@ -166,7 +169,7 @@ class SFTTrainer(Trainer):
             if len(indices) == 0:
                 continue
             paddle.seed(random_seed(self.args.seed, step, number, rank()))
-            batch = collate([self.data.train[index] for index in indices], self.data.fill)
+            batch = collate_rows([self.rows[index] for index in indices], self.data.fill)
             with self.autocast_smart_context_manager():
                 loss = self.stage.loss(self.model, batch)
             scaled = loss / num_trained
@@ -186,7 +189,7 @@ class SFTTrainer(Trainer):
         self.optimizer.clear_grad()
 
     def _refuse_to_go_on(self, step: int, indices: np.ndarray, loss: float) -> None:
-        places = [self.data.train[index].place for index in indices[:8]]
+        places = [sample.place for index in indices[:8] for sample in self.rows[index]]
         raise PaddleSFTError(
             f"the loss of step {step + 1} is {loss}; the step was not applied. Its samples: {', '.join(places)}"
             f"{', ...' if len(indices) > 8 else ''}. Lower learning_rate, or look at these samples"

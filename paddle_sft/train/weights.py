@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict
 
@@ -24,6 +25,10 @@ class FullWeights:
         self.model = model
         self.tokenizer_folder = tokenizer_folder
 
+    def describe(self) -> Dict[str, Any]:
+        """What of it must be the same on resume."""
+        return {"trained": "every weight"}
+
     def write(self, folder: Path) -> None:
         write_model(folder, self.model, "paddle")
         copy_tokenizer(self.tokenizer_folder, folder)
@@ -44,6 +49,12 @@ class AdapterWeights:
         self.method = method
         self.config = config
         self.tokenizer_folder = tokenizer_folder
+
+    def describe(self) -> Dict[str, Any]:
+        """What of it must be the same on resume."""
+        config = asdict(self.config)
+        targets = sorted(dict.fromkeys(path.rsplit(".", 1)[-1] for path in config.pop("target_modules")))
+        return {"trained": self.method, **config, "targets": targets, "num_targets": len(self.config.target_modules)}
 
     def write(self, folder: Path) -> None:
         save_adapter(folder, self.model, self.method, self.config)

@@ -43,7 +43,7 @@ def test_it_says_what_to_do_instead_in_a_sentence(key):
 
 @pytest.mark.parametrize(
     "name",
-    "vera lokr reft rslora lora_plus_scale pissa lora_use_mixer packing zero_padding greedy_zero_padding flash_mask "
+    "vera lokr reft rslora lora_plus_scale pissa lora_use_mixer flash_mask "
     "use_flash_attention use_long_sequence_strategies strategy_type strategy_name rope_scaling_factor "
     "weight_quantize_algo use_pose_convert lazy eval_with_do_generation tensor_parallel_degree "
     "pipeline_parallel_degree sharding_parallel_degree sep_parallel_degree sharding sequence_parallel push_to_hub "
@@ -58,7 +58,7 @@ def test_what_other_issues_bring_is_marked_not_available(name):
 @pytest.mark.parametrize(
     "name, value",
     [("tensor_parallel_degree", 1), ("tensor_parallel_degree", -1), ("sharding_parallel_degree", -1), ("sharding", ""),
-     ("sharding", None), ("packing", False), ("model_revision", "main"), ("position", "f7+l7")],
+     ("sharding", None), ("model_revision", "main"), ("position", "f7+l7")],
 )  # fmt: skip
 def test_the_ways_other_configurations_write_off_are_off(load, name, value):
     load({name: value})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from paddle_sft.masks import segments
 
-relaxed = settings(deadline=None, max_examples=200)
+relaxed = settings(deadline=None, max_examples=100)
 segment_lists = st.lists(st.integers(1, 9), max_size=8)
 group_lists = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), max_size=5)
 
