@@ -79,6 +79,10 @@ def _derive_packing(draft: Draft) -> None:
 def _derive_adapter(draft: Draft) -> None:
     if draft["lora"] and draft["lora_alpha"] is None and not draft["lora_path"]:
         draft.derive("lora_alpha", 2.0 * draft["lora_rank"], f"2 * lora_rank {draft['lora_rank']}")
+    if draft["lora"] and draft["lora_path"]:
+        for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"):
+            if draft.has(name):
+                draft.note(name, "not used: the adapter in lora_path brings its own")
     if draft["lora_target_modules"] == "all":
         draft.derive("lora_target_modules", ALL_LINEAR, "lora_target_modules all means all-linear")
 
@@ -204,9 +208,6 @@ def _check_adapter(draft: Draft) -> Iterator[Problem]:
     except ValueError as error:
         yield ("lora_target_modules",), f"lora_target_modules {error}"
     if draft["lora"]:
-        own = [name for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules") if draft.has(name)]
-        if draft["lora_path"] and own:
-            yield (*own, "lora_path"), f"{', '.join(own)} come with the adapter in lora_path; leave them out"
         return
     defaults = {"lora_path": None, "lora_rank": 8, "lora_alpha": None, "lora_dropout": 0.0, "lora_target_modules": None}
     for name, default in defaults.items():

@@ -17,7 +17,7 @@ from paddle_sft.cli.finetune import resolved, write_results
 from paddle_sft.cli.report import Report, write_lines
 from paddle_sft.core.atomic import move_into, write_json
 from paddle_sft.core.catalogue import choose
-from paddle_sft.core.errors import ArgumentError
+from paddle_sft.core.errors import ArgumentError, CheckpointError
 from paddle_sft.core.log import get_logger, num_ranks, rank, set_level
 from paddle_sft.core.records import Sample
 from paddle_sft.data.build import SampleSet, build_samples
@@ -214,15 +214,26 @@ class Run:
         """Train, save the result at the top of output_dir, evaluate once more if asked to."""
         metrics = self.trainer.train(self.resume_from)
         if rank() == 0:
-            with move_into(self.output_dir) as beside:
-                self.weights.write(beside)
-                write_json(beside / "trainer_state.json", {"log_history": self.trainer.progress.log_history, **metrics})
+            self._save_result()
         write_results(self.output_dir, "train", metrics)
         if self.train_arguments.do_eval:
             self.evaluate()
+        if rank() == 0:
+            history = {"log_history": self.trainer.progress.log_history, **metrics}
+            write_json(self.output_dir / "trainer_state.json", history)
         if self.train_arguments.plot_loss and rank() == 0:
             plot_loss(self.output_dir / "loss.png", self.trainer.progress.log_history, str(self.output_dir))
         get_logger().info("done: %s", self.output_dir)
+
+    def _save_result(self) -> None:
+        try:
+            with move_into(self.output_dir) as beside:
+                self.weights.write(beside)
+        except OSError as error:
+            raise CheckpointError(
+                f"can't save the result in {self.output_dir}: {error.strerror}; its checkpoints are as they were. Free "
+                "space and run the same command again: it goes on from the last checkpoint"
+            ) from error
 
     def evaluate(self) -> None:
         """Metrics over the dev split into eval_results.json; those of the last step are not computed twice."""

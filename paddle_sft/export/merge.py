@@ -73,12 +73,15 @@ def merge(job: MergeJob) -> Dict[str, Any]:
     base = _Base(job.base)
     saved = read_adapter(job.adapter)
     require_base(saved, {path: features(layer) for path, layer in find_linears(base.network).items()}, str(job.base))
-    with atomic_folder(job.output) as beside:
-        _write_merged(beside, base, saved, job)
-        copy_tokenizer(job.base, beside)
-        copy_tokenizer(job.adapter, beside)
-        receipt = _check(beside, base, saved, job)
-        write_json(beside / RECEIPT, receipt)
+    try:
+        with atomic_folder(job.output) as beside:
+            _write_merged(beside, base, saved, job)
+            copy_tokenizer(job.base, beside)
+            copy_tokenizer(job.adapter, beside)
+            receipt = _check(beside, base, saved, job)
+            write_json(beside / RECEIPT, receipt)
+    except OSError as error:
+        raise ModelError(f"can't write {job.output}: {error.strerror}; nothing was left there") from error
     return receipt
 
 

@@ -16,6 +16,7 @@ from typing import Any, Dict, Optional, Sequence
 import numpy as np
 import paddle
 from paddlenlp.trainer import PrinterCallback, Trainer
+from paddlenlp.trainer.trainer_utils import get_scheduler
 
 from paddle_sft.core.errors import PaddleSFTError
 from paddle_sft.core.log import num_ranks, rank
@@ -137,6 +138,19 @@ class SFTTrainer(Trainer):
         self.state.best_metric = self.progress.best_metric
         self.state.best_model_checkpoint = self.progress.best_checkpoint
         self.state.log_history = self.progress.log_history
+
+    def create_scheduler(self, num_training_steps: int) -> Any:
+        """PaddleNLP's schedules; a warm-up ratio is rounded up, as the plan says (PaddleNLP itself rounds it down)."""
+        self.lr_scheduler = get_scheduler(
+            self.args.lr_scheduler_type,
+            learning_rate=self.args.learning_rate,
+            num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
+            num_training_steps=num_training_steps,
+            num_cycles=self.args.num_cycles,
+            lr_end=self.args.lr_end,
+            power=self.args.power,
+        )
+        return self.lr_scheduler
 
     def create_optimizer(self, lr_scheduler: Any = None) -> Any:
         self.optimizer = build_optimizer(self.trainable, self.lr_scheduler, self.args)

@@ -100,8 +100,10 @@ def test_every_file_is_on_the_disk_before_the_folder_takes_its_name(tmp_path, mo
     monkeypatch.setattr(os, "rename", lambda *names: (events.append("rename"), rename(*names)))
     with atomic_folder(tmp_path / "result") as beside:
         fill(beside)
-    synced = [os.path.basename(name) for name in events[: events.index("rename")]]
-    assert {"weights", "config"} < set(synced)
+    moved = events.index("rename")
+    before, after = ({os.path.basename(name) for name in part} for part in (events[:moved], events[moved:]))
+    assert {"weights", "config", ".unfinished-result"} < before  # the folder's own list of names, too
+    assert tmp_path.name in after  # and the new name
 
 
 def test_the_old_folder_comes_back_when_the_new_one_can_not_take_its_place(old, monkeypatch):

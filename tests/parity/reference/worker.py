@@ -1,0 +1,49 @@
+"""Answers questions about transformers, PEFT and torch: one JSON line in, one JSON line out, until the input ends.
+
+Runs in the reference environment and never imports paddle or this project. One process for a whole test session,
+because importing torch and transformers takes seconds. Arrays travel as safetensors files.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+
+answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not stand between the answers
+
+import networks  # noqa: E402
+import optimizers  # noqa: E402
+import training  # noqa: E402
+
+JOBS = {
+    job.__name__: job
+    for job in (
+        networks.versions,
+        networks.make_model,
+        networks.logits,
+        networks.gradients,
+        networks.adapter_logits,
+        networks.token_ids,
+        training.train,
+        optimizers.adafactor,
+        optimizers.learning_rates,
+    )
+}
+
+
+def answer(question: dict) -> dict:
+    """{"answer": ...}, or {"error": traceback}: a failed question must not end the session."""
+    try:
+        return {"answer": JOBS[question["job"]](**question["arguments"])}
+    except Exception:  # whatever it is, the asking test shows it
+        return {"error": traceback.format_exc()}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
