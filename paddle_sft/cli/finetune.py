@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 from paddle_sft.arguments.load import Arguments, load_finetune_arguments
-from paddle_sft.core.atomic import require_writable, write_json
+from paddle_sft.core.atomic import disk_errors, require_writable, write_json
 from paddle_sft.core.log import num_ranks, rank
 from paddle_sft.core.threads import import_quietly, settle_threads
 
@@ -21,14 +21,15 @@ def main(argv: Optional[List[str]] = None) -> int:
     import_quietly("paddle")
     from paddle_sft.cli.wiring import Run  # imports paddle: only after every argument is known to be right
 
-    run = Run(arguments)
-    run.show_plan()
-    if arguments.train.do_train:
-        run.train()
-    elif arguments.train.do_eval:
-        run.evaluate()
-    if arguments.train.do_predict:
-        run.predict()
+    with disk_errors(Path(arguments.train.output_dir)):
+        run = Run(arguments)
+        run.show_plan()
+        if arguments.train.do_train:
+            run.train()
+        elif arguments.train.do_eval:
+            run.evaluate()
+        if arguments.train.do_predict:
+            run.predict()
     return 0
 
 

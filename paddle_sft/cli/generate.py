@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from paddle_sft.arguments.load import load_generate_arguments
+from paddle_sft.core.atomic import require_writable
 from paddle_sft.core.errors import ArgumentError
 from paddle_sft.core.threads import import_quietly, settle_threads
 
@@ -16,6 +17,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Answer every prompt, print the answers, write them if asked to; return 0."""
     arguments = load_generate_arguments(sys.argv[1:] if argv is None else argv)
     prompts = _prompts(arguments)
+    if arguments.output_file:
+        require_writable(Path(arguments.output_file).parent)
     settle_threads()
     import_quietly("paddle")
     import paddle
@@ -59,12 +62,18 @@ def _prompts(arguments: Any) -> List[Any]:
         from paddle_sft.data.source import read_rows
 
         rows = list(read_rows([Path(arguments.prompt_file)]))
-        missing = [place for row, place in rows if "src" not in row]
-        if missing:
-            raise ArgumentError(f"{missing[0]} has no src; each line of prompt_file is an object with src")
+        wrong = [place for row, place in rows if not _is_prompt(row.get("src"))]
+        if wrong:
+            raise ArgumentError(
+                f"{wrong[0]}: src must be a text or a list of texts; each line of prompt_file is an object with src"
+            )
         return [row["src"] for row, _ in rows]
     prompts = arguments.prompt
     return [prompts] if isinstance(prompts, str) else list(prompts)
+
+
+def _is_prompt(src: Any) -> bool:
+    return isinstance(src, str) or (isinstance(src, list) and bool(src) and all(isinstance(text, str) for text in src))
 
 
 def _show(rows: List[Dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import List, Optional
 
 from paddle_sft.arguments.load import load_merge_arguments
-from paddle_sft.core.atomic import require_writable
+from paddle_sft.core.atomic import disk_errors, require_writable
 from paddle_sft.core.threads import import_quietly, settle_threads
 
 
@@ -39,6 +39,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         arguments.max_shard_size,
         arguments.overwrite_output_dir,
     )
-    print(describe(merge(job)))
+    with disk_errors(output):
+        receipt = merge(job)
+    print(describe(receipt))
     print(f"{output} is a complete model folder ({arguments.format} layout)")
     return 0

@@ -17,10 +17,10 @@ from paddle_sft.cli.finetune import resolved, write_results
 from paddle_sft.cli.report import Report, write_lines
 from paddle_sft.core.atomic import move_into, write_json
 from paddle_sft.core.catalogue import choose
-from paddle_sft.core.errors import ArgumentError, CheckpointError
+from paddle_sft.core.errors import ArgumentError
 from paddle_sft.core.log import get_logger, num_ranks, rank, set_level
 from paddle_sft.core.records import Sample
-from paddle_sft.data.build import SampleSet, build_samples
+from paddle_sft.data.build import SampleSet, build_samples, read_records
 from paddle_sft.generate.generation import Sampling
 from paddle_sft.generate.predict import predict_files
 from paddle_sft.models.config import read_config
@@ -33,7 +33,7 @@ from paddle_sft.packing.certificate import certify
 from paddle_sft.packing.packers import PACKERS
 from paddle_sft.packing.packs import Packs
 from paddle_sft.stages.catalogue import STAGES
-from paddle_sft.train.checkpoint import find_resume
+from paddle_sft.train.checkpoint import find_resume, remove_reports
 from paddle_sft.train.loss_plot import plot_loss
 from paddle_sft.train.noise import add_embedding_noise, let_gradients_reach_the_first_layer
 from paddle_sft.train.plan import StepPlan
@@ -60,10 +60,14 @@ class Run:
         self.train_set = self._samples("train") if arguments.train.do_train else None
         self.packs = self._pack()
         self.dev_set = self._samples("dev") if self._needs_dev() else None
+        if arguments.train.do_predict:  # found out now, not after training
+            read_records(self.dev_set.files, "sft", arguments.data.max_samples)
         self.loaded = self._model()
         self.weights = self._trained_weights()
         self.plan = self._plan()
         self.trainer = self._trainer()
+        if self.resume_from is not None:
+            self.trainer.require_same_run(self.resume_from)
 
     # ---- what to compute with ----------------------------------------------------------------------------------
 
@@ -71,6 +75,8 @@ class Run:
         train = self.train_arguments
         if not train.do_train:
             return None
+        if train.overwrite_output_dir and not train.resume_from_checkpoint:
+            return None  # what is there goes when training begins: until then anything may be refused
         return find_resume(self.output_dir, train.resume_from_checkpoint, train.overwrite_output_dir)
 
     def _precision(self) -> Any:
@@ -212,9 +218,15 @@ class Run:
 
     def train(self) -> None:
         """Train, save the result at the top of output_dir, evaluate once more if asked to."""
+        afresh = self.train_arguments.overwrite_output_dir and self.resume_from is None and rank() == 0
+        if afresh:
+            find_resume(self.output_dir, None, overwrite=True)  # removes the checkpoints
         metrics = self.trainer.train(self.resume_from)
+        if afresh:
+            remove_reports(self.output_dir)
         if rank() == 0:
-            self._save_result()
+            with move_into(self.output_dir) as beside:
+                self.weights.write(beside)
         write_results(self.output_dir, "train", metrics)
         if self.train_arguments.do_eval:
             self.evaluate()
@@ -224,16 +236,6 @@ class Run:
         if self.train_arguments.plot_loss and rank() == 0:
             plot_loss(self.output_dir / "loss.png", self.trainer.progress.log_history, str(self.output_dir))
         get_logger().info("done: %s", self.output_dir)
-
-    def _save_result(self) -> None:
-        try:
-            with move_into(self.output_dir) as beside:
-                self.weights.write(beside)
-        except OSError as error:
-            raise CheckpointError(
-                f"can't save the result in {self.output_dir}: {error.strerror}; its checkpoints are as they were. Free "
-                "space and run the same command again: it goes on from the last checkpoint"
-            ) from error
 
     def evaluate(self) -> None:
         """Metrics over the dev split into eval_results.json; those of the last step are not computed twice."""

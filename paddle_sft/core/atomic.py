@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -109,6 +110,28 @@ def damage(folder: Path) -> List[str]:
         elif _checksum(path) != entry["crc32"]:
             problems.append(f"{path} was changed after it was written (checksum)")
     return problems
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.ENOTDIR)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say in a user's words that `folder` can't be written any more.
+
+    Raises:
+        CheckpointError: in place of an OSError that is about the disk: full, read-only, gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = f"{folder} ({error.filename})" if error.filename else str(folder)
+        raise CheckpointError(
+            f"can't write (or read) {place}: {error.strerror}; free space (or choose another folder) and run the same "
+            "command again"
+        ) from error
 
 
 def require_writable(folder: Path) -> None:

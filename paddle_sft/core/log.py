@@ -7,15 +7,17 @@ import os
 import sys
 import warnings
 
+_HANDLER = "paddle_sft"
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def get_logger() -> logging.Logger:
     """The suite's logger; the first call sets it up (level from PADDLE_SFT_LOG_LEVEL, default INFO)."""
     logger = logging.getLogger("paddle_sft")
-    if logger.handlers:
+    if any(handler.name == _HANDLER for handler in logger.handlers):  # others may have added handlers of their own
         return logger
     stream = logging.StreamHandler(sys.stderr)
+    stream.name = _HANDLER
     stream.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
     logger.addHandler(stream)
     level = os.environ.get("PADDLE_SFT_LOG_LEVEL", "INFO").upper()

@@ -73,15 +73,12 @@ def merge(job: MergeJob) -> Dict[str, Any]:
     base = _Base(job.base)
     saved = read_adapter(job.adapter)
     require_base(saved, {path: features(layer) for path, layer in find_linears(base.network).items()}, str(job.base))
-    try:
-        with atomic_folder(job.output) as beside:
-            _write_merged(beside, base, saved, job)
-            copy_tokenizer(job.base, beside)
-            copy_tokenizer(job.adapter, beside)
-            receipt = _check(beside, base, saved, job)
-            write_json(beside / RECEIPT, receipt)
-    except OSError as error:
-        raise ModelError(f"can't write {job.output}: {error.strerror}; nothing was left there") from error
+    with atomic_folder(job.output) as beside:
+        _write_merged(beside, base, saved, job)
+        copy_tokenizer(job.base, beside)
+        copy_tokenizer(job.adapter, beside)
+        receipt = _check(beside, base, saved, job)
+        write_json(beside / RECEIPT, receipt)
     return receipt
 
 
@@ -91,9 +88,17 @@ def _require_free(job: MergeJob) -> None:
         raise ArgumentError(f"output_path {job.output} is the base or the adapter itself; name another folder")
     if job.layout == "hf" and not job.safe_serialization:
         raise ArgumentError("format hf is written as safetensors only; leave safe_serialization true")
-    if job.output.exists() and not job.overwrite and any(job.output.iterdir()):
+    if job.output.exists() and not job.output.is_dir():
+        raise ArgumentError(f"output_path {job.output} is a file; name another folder")
+    names = {path.name for path in job.output.iterdir()} if job.output.exists() else set()
+    if names and not job.overwrite:
         raise ArgumentError(
             f"output_path {job.output} is not empty; name another folder, or set overwrite_output_dir to true"
+        )
+    if names and RECEIPT not in names:
+        raise ArgumentError(
+            f"output_path {job.output} holds something else than a merged model (it has no {RECEIPT}), and "
+            "overwrite_output_dir would remove all of it; name another folder"
         )
 
 

@@ -11,6 +11,7 @@ import paddle
 from tqdm import tqdm
 
 from paddle_sft.core.catalogue import choose
+from paddle_sft.core.errors import ModelError
 from paddle_sft.core.records import Conversation, Turn
 from paddle_sft.data.template import TEMPLATES
 from paddle_sft.data.tokenize import find_specials, tokenize_conversations
@@ -50,6 +51,12 @@ def generate_texts(
     """The answer to each prompt, in order, without its end token."""
     model.eval()
     ids = prompt_ids(prompts, tokenizer, template)
+    largest = max((int(row.max()) for row in ids if len(row)), default=0)
+    if largest >= model.config.vocab_size:
+        raise ModelError(
+            f"the tokenizer gives ids up to {largest}, but the model knows {model.config.vocab_size} tokens; "
+            "give the tokenizer that belongs to the model"
+        )
     longest = max((len(one) for one in ids), default=0) + sampling.max_new_tokens
     require_within_window({**model.config.to_dict(), "model_type": model.config.model_type}, longest, "generation")
     answers: Dict[int, str] = {}

@@ -35,8 +35,22 @@ def read_config(path: Path) -> Dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelError(f"{file} must hold a JSON object, it holds a {type(config).__name__}")
     config = _spell_as_paddlenlp(config)
+    _require_counts(config, file)
     find_family(config, str(file))
     return config
+
+
+_COUNTS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "n_layer", "n_head",
+)  # fmt: skip
+
+
+def _require_counts(config: Dict[str, Any], file: Path) -> None:
+    given = {"vocab_size": None, **{key: config[key] for key in _COUNTS if config.get(key) is not None}}
+    wrong = [f"{key} is {value!r}" for key, value in given.items() if type(value) is not int or value < 1]
+    if wrong:
+        raise ModelError(f"{file}: {', '.join(wrong)}; a whole number above 0 is needed")
 
 
 def _spell_as_paddlenlp(config: Dict[str, Any]) -> Dict[str, Any]:

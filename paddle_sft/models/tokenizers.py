@@ -61,4 +61,8 @@ def _is_llama(folder: Path) -> bool:
     config = folder / "tokenizer_config.json"
     if not config.is_file():
         return False
-    return str(json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class", "")).startswith("LlamaTokenizer")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        return str(content.get("tokenizer_class", "")).startswith("LlamaTokenizer")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{config} is not a readable JSON object: {error}") from error

@@ -63,6 +63,9 @@ class EarlyStopping(TrainerCallback):
         self._metric = metric
         self._sign = 1.0 if greater_is_better else -1.0
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        return self.on_evaluate(args, state, control)
+
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         values = [entry[self._metric] for entry in self._trainer.progress.log_history if self._metric in entry]
         if evaluations_without_gain([self._sign * value for value in values], self._threshold) >= self._patience:

@@ -155,6 +155,17 @@ def remove_old(output_dir: Path, limit: Optional[int], best: Optional[str]) -> N
             shutil.rmtree(path)
 
 
+_REPORTS = ("all_results.json", "train_results.json", "eval_results.json", "predictions.json", "loss.png")
+
+
+def remove_reports(output_dir: Path) -> None:
+    """Remove what an earlier run wrote about itself, so that nothing there speaks of another run. Weights stay: the
+    folder may be where the base model lives."""
+    for name in _REPORTS:
+        if (Path(output_dir) / name).is_file():
+            (Path(output_dir) / name).unlink()
+
+
 def find_resume(output_dir: Path, asked: Any, overwrite: bool) -> Optional[Path]:
     """Where a run starts from.
 

@@ -69,8 +69,19 @@ class SFTTrainer(Trainer):
         self.plan = plan
         self.progress = Progress()
         self.rows = Rows(data.train, data.packs)
-        self._run = {**checkpoint.describe_run(plan, data.train, data.packs), **weights.describe()} if plan else {}
+        self._run = {}
+        if plan is not None:
+            self._run = {
+                **checkpoint.describe_run(plan, data.train, data.packs),
+                "optim": settings.optim,
+                **weights.describe(),
+            }
+        self._best_folder = Path(args.output_dir)
         self._watch()
+
+    def require_same_run(self, resume_from: Path) -> None:
+        """Raise CheckpointError unless the checkpoint is one of this very run."""
+        checkpoint.read_progress(resume_from, self._run)
 
     def _watch(self) -> None:
         self.remove_callback(PrinterCallback)
@@ -99,14 +110,14 @@ class SFTTrainer(Trainer):
             self.evaluate()
             self.control.should_training_stop = False
         for step in range(first_step, self.plan.num_steps):
+            if self.control.should_training_stop:  # when resuming perhaps before the first: early stopping had spoken
+                break
             self._one_step(step)
             self.progress.seconds = seconds_before + time.time() - began
             self._follow_control()
-            if self.control.should_training_stop:
-                break
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         if self.args.load_best_model_at_end and self.progress.best_checkpoint:
-            self.weights.read(Path(self.args.output_dir) / self.progress.best_checkpoint)
+            self.weights.read(self._best_folder / self.progress.best_checkpoint)
         return self._summary()
 
     def _set_up(self, resume_from: Optional[Path]) -> None:
@@ -120,6 +131,7 @@ class SFTTrainer(Trainer):
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
         if resume_from is not None:
             self.progress, schedule = checkpoint.read_progress(resume_from, self._run)
+            self._best_folder = resume_from.parent
             self.weights.read(resume_from)
             restore_optimizer(self.optimizer, self.trainable, checkpoint.optimizer_file(resume_from))
             self.lr_scheduler.set_state_dict(schedule)
@@ -305,6 +317,7 @@ class SFTTrainer(Trainer):
         value, best = metrics[metric], self.progress.best_metric
         if best is None or (value > best if self.args.greater_is_better else value < best):
             self.progress.best_metric, self.progress.best_checkpoint = value, name
+            self._best_folder = Path(self.args.output_dir)
             self._show_state()
 
     def _summary(self) -> Dict[str, float]:

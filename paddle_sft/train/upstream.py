@@ -8,7 +8,7 @@ from typing import Any, Sequence
 
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.core.log import num_ranks, rank
+from paddle_sft.core.log import rank
 
 
 def quieten() -> None:
@@ -60,11 +60,3 @@ def training_arguments(arguments: Arguments, half_precision: str) -> Any:
         disable_tqdm=True,  # our progress bar, not PaddleNLP's
     )
     return TrainingArguments(**values)
-
-
-def start_ranks() -> None:
-    """Join the other ranks, once, when a launcher started several."""
-    import paddle
-
-    if num_ranks() > 1 and not paddle.distributed.is_initialized():
-        paddle.distributed.init_parallel_env()

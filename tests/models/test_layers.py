@@ -77,6 +77,7 @@ def test_a_gpu_is_taken_where_there_is_one(machine):
 
 def test_without_a_gpu_the_cpu_is_taken_and_the_reason_is_said(machine):
     machine(0)
+    assert choose_device("cpu") == ("cpu", "asked for")
     for asked in (None, "gpu"):
         assert choose_device(asked)[0] == "cpu" and "no GPU is visible" in choose_device(asked)[1]
     machine(0, with_cuda=False)
