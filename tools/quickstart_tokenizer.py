@@ -1,4 +1,4 @@
-"""Quickstart tokenizer: a sentencepiece model of 4,000 pieces, and the shape of the small Llama that goes with it.
+"""Quickstart tokenizer: a sentencepiece model of 1,000 pieces, and the shape of the small Llama that goes with it.
 
     DIR/tokenizer/     tokenizer.model and its configs: PaddleNLP and Hugging Face transformers load it, with equal ids
     DIR/model_config/  config.json of an untrained Llama with that vocabulary, plus the tokenizer (for `config_name`)
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
-VOCAB_SIZE = 4000
+VOCAB_SIZE = 1000
 UNK_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3
 """Llama's order, then a pad of its own: a pad that is eos would hide the end of every sample."""
 PIECES = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -28,7 +28,7 @@ MODEL_CONFIG: Dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 256,
     "intermediate_size": 688,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "hidden_act": "silu",
@@ -36,7 +36,7 @@ MODEL_CONFIG: Dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
     "initializer_range": 0.02,
-    "tie_word_embeddings": False,
+    "tie_word_embeddings": True,
     "attention_bias": False,
     "mlp_bias": False,
     "torch_dtype": "float32",
@@ -121,12 +121,13 @@ def write_model_config(tokenizer: Path, folder: Path, vocab_size: int = VOCAB_SI
 
 
 def num_parameters(config: Dict[str, Any], vocab_size: int = VOCAB_SIZE) -> int:
-    """Weights of an untied Llama of this shape, counted by formula."""
+    """Weights of a Llama of this shape, counted by formula; a head tied to the embedding counts once."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     head = hidden // config["num_attention_heads"]
     attention = 2 * hidden * hidden + 2 * hidden * head * config["num_key_value_heads"]
     layer = attention + 3 * hidden * inner + 2 * hidden
-    return 2 * vocab_size * hidden + config["num_hidden_layers"] * layer + hidden
+    tables = 1 if config["tie_word_embeddings"] else 2
+    return tables * vocab_size * hidden + config["num_hidden_layers"] * layer + hidden
 
 
 def main(argv: Optional[List[str]] = None) -> int:

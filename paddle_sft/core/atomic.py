@@ -98,16 +98,17 @@ def damage(folder: Path) -> List[str]:
         return [f"{folder} has no {MANIFEST}: it was never finished"]
     try:
         expected = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError:
-        return [f"{manifest} is not readable JSON"]
+        files = [(name, entry["bytes"], entry["crc32"]) for name, entry in expected.items()]
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return [f"{manifest} is not a readable list of files"]
     problems = []
-    for name, entry in expected.items():
+    for name, num_bytes, checksum in files:
         path = Path(folder) / name
         if not path.is_file():
             problems.append(f"{path} is missing")
-        elif path.stat().st_size != entry["bytes"]:
-            problems.append(f"{path} has {path.stat().st_size:,} bytes, {entry['bytes']:,} were written")
-        elif _checksum(path) != entry["crc32"]:
+        elif path.stat().st_size != num_bytes:
+            problems.append(f"{path} has {path.stat().st_size:,} bytes, {num_bytes:,} were written")
+        elif _checksum(path) != checksum:
             problems.append(f"{path} was changed after it was written (checksum)")
     return problems
 

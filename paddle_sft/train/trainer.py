@@ -315,7 +315,7 @@ class SFTTrainer(Trainer):
         if metric not in metrics:
             raise PaddleSFTError(f"metric_for_best_model is {metric!r}; evaluation gives {', '.join(metrics)}")
         value, best = metrics[metric], self.progress.best_metric
-        if best is None or (value > best if self.args.greater_is_better else value < best):
+        if best is None or best != best or (value > best if self.args.greater_is_better else value < best):
             self.progress.best_metric, self.progress.best_checkpoint = value, name
             self._best_folder = Path(self.args.output_dir)
             self._show_state()

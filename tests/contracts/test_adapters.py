@@ -7,6 +7,7 @@ import json
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 
 from paddle_sft.adapters.attach import attach, expected_trainable
 from paddle_sft.adapters.base import AdaptedLinear, adapted_linears
@@ -39,7 +40,7 @@ def adapt(model_folder):
     """(model, config) of a family with a method attached to all its linear layers, trained unless asked otherwise."""
 
     def make(method, family="llama", trained=True, **changes):
-        model = tiny.load(model_folder(family, **changes))
+        model = tiny.load(model_folder(family, **changes), trainable=True)
         config = attach(model, method, ADAPTERS[method].config(), None)
         if trained:
             tiny.train_deltas(model)
@@ -156,7 +157,7 @@ def test_forward_changes_no_weight_in_either_mode(adapt, some_ids, method, famil
 def test_a_saved_adapter_comes_back_bit_for_bit(adapt, model_folder, tmp_path, some_ids, method, family):
     model, config = adapt(method, family)
     save_adapter(tmp_path, model, method, config)
-    again = tiny.load(model_folder(family))
+    again = tiny.load(model_folder(family), trainable=True)
     saved = load_adapter(again, tmp_path)
     assert (saved.method, saved.config) == (method, config)
     before, after = adapter_arrays(model), adapter_arrays(again)
@@ -254,6 +255,14 @@ def test_an_adapter_on_some_layers_leaves_the_others_alone(model_folder, tmp_pat
     again = tiny.load(model_folder())
     load_adapter(again, tmp_path)
     np.testing.assert_array_equal(tiny.logits(again, some_ids), tiny.logits(model, some_ids))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_wrapped_layer_freezes_its_base(method):
+    base = nn.Linear(4, 3)
+    layer = AdaptedLinear(base, ADAPTERS[method].layer(4, 3, ADAPTERS[method].config(), "float32"))
+    assert base.weight.stop_gradient and base.bias.stop_gradient
+    assert not any(parameter.stop_gradient for parameter in layer.delta.parameters())
 
 
 def test_every_method_says_how_it_counts_its_weights():

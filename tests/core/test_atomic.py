@@ -8,7 +8,15 @@ import signal
 
 import pytest
 
-from paddle_sft.core.atomic import MANIFEST, atomic_folder, damage, move_into, require_writable, write_json
+from paddle_sft.core.atomic import (
+    MANIFEST,
+    atomic_folder,
+    damage,
+    disk_errors,
+    move_into,
+    require_writable,
+    write_json,
+)
 from paddle_sft.core.errors import CheckpointError
 
 
@@ -205,3 +213,23 @@ def test_a_folder_that_can_not_be_written_is_found_at_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="can't write into .*file.*choose another output folder"):
         require_writable(tmp_path / "file" / "folder")
+
+
+def test_a_full_disk_is_said_in_a_users_words(tmp_path, small_disk):
+    with pytest.raises(CheckpointError, match="can't write .*File too large; free space"):
+        with disk_errors(tmp_path):
+            (tmp_path / "weights").write_bytes(bytes(100_000))
+
+
+def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
+    for error in (ValueError("x"), OSError(errno.ECONNREFUSED, "Connection refused")):
+        with pytest.raises(type(error)):
+            with disk_errors(tmp_path):
+                raise error
+
+
+def test_the_file_that_did_not_fit_is_named(tmp_path):
+    with pytest.raises(CheckpointError) as caught:
+        with disk_errors(tmp_path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights")
+    assert isinstance(caught.value.__cause__, OSError) and "(weights)" in str(caught.value)

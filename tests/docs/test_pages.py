@@ -31,7 +31,7 @@ REFUSED_ROWS = (
     {"prompt": "a", "chosen": "b", "rejected": "c"},
 )
 REFUSED_ARGUMENTS = (
-    "zero_padding packing flash_mask use_flash_attention rslora pissa lora_use_mixer use_mora vera lokr prefix_tuning "
+    "flash_mask use_flash_attention rslora pissa lora_use_mixer use_mora vera lokr prefix_tuning "
     "reft spectrum_config_path=a.json lora_plus_scale=4 weight_quantize_algo=nf4 tensor_parallel_degree=2 "
     "pipeline_parallel_degree=2 sequence_parallel context_parallel_degree=2 expert_parallel_degree=2 sharding=stage1 "
     "deepspeed=a.json chat_template=a.json stage=dpo stage=rm stage=ppo stage=kto"

@@ -143,19 +143,25 @@ def test_recomputing_changes_no_number(run, family, lora):
         np.testing.assert_array_equal(again[2][name], weight, name)
 
 
-def test_recomputing_really_recomputes(run):
-    calls = {"plain": 0, "recompute": 0}
+@pytest.mark.parametrize("lora", [False, True])
+def test_recomputing_really_recomputes_every_layer(run, lora):
+    """PaddleNLP leaves out a layer whose input needs no gradient: the first one, behind a frozen embedding."""
+    calls = {}
 
     def count(name):
         def prepare(model):
             let_gradients_reach_the_first_layer(model)
-            model.llama.layers[0].mlp.register_forward_post_hook(lambda *_: calls.__setitem__(name, calls[name] + 1))
+            for number, layer in enumerate(model.llama.layers):
+                key = (name, number)
+                calls[key] = 0
+                layer.mlp.register_forward_post_hook(lambda *_, key=key: calls.__setitem__(key, calls[key] + 1))
 
         return prepare
 
-    run(prepare=count("plain"), per_device_train_batch_size=4)
-    run(prepare=count("recompute"), per_device_train_batch_size=4, recompute=True)
-    assert calls["recompute"] == 2 * calls["plain"] > 0
+    run(lora=lora, prepare=count("plain"), per_device_train_batch_size=4)
+    run(lora=lora, prepare=count("recompute"), per_device_train_batch_size=4, recompute=True)
+    for number in (0, 1):
+        assert calls["recompute", number] == 2 * calls["plain", number] > 0
 
 
 def test_behind_a_frozen_embedding_recomputed_lora_gradients_reach_the_first_layer(run):

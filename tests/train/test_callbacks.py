@@ -18,7 +18,7 @@ NAN = float("nan")
         ([3.0, 2.0, 1.0], 0.0, 2),
         ([1.0, 1.0], 0.0, 1),  # no gain is no gain
         ([1.0, 1.05, 1.09], 0.1, 2),  # small steps don't add up: the best stays where it was
-        ([1.0, 1.05, 1.2], 0.1, 0),
+        ([1.0, 1.05, 1.12], 0.1, 0),  # and what is gained is counted from there
         ([1.0, 3.0, 2.0, 2.5], 0.0, 2),  # better than the last is not better than the best
         ([1.0, NAN, NAN], 0.0, 2),
         ([-5.0, -4.0], 0.0, 0),

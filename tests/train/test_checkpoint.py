@@ -68,6 +68,7 @@ def names(paths):
 
 def test_checkpoints_are_listed_by_step_and_nothing_else_is(output_dir):
     (output_dir / "checkpoint-best").mkdir()
+    (output_dir / "checkpoint-3-copy").mkdir()
     (output_dir / "checkpoint-11").write_text("a file")
     (output_dir / ".unfinished-checkpoint-12").mkdir()
     assert names(list_checkpoints(output_dir)) == ["checkpoint-2", "checkpoint-9", "checkpoint-10"]
@@ -163,6 +164,12 @@ def test_an_empty_or_missing_folder_is_a_fresh_start(tmp_path):
     assert find_resume(tmp_path, None, False) is None
     assert find_resume(tmp_path / "nowhere", None, False) is None
     (tmp_path / ".hidden").write_text("")
+    assert find_resume(tmp_path, None, False) is None
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path):
+    for name in ("plan.json", "arguments.json"):
+        (tmp_path / name).write_text("{}")
     assert find_resume(tmp_path, None, False) is None
 
 

@@ -169,6 +169,14 @@ def test_evaluating_changes_nothing_of_the_training(trainer):
         np.testing.assert_array_equal(tiny.snapshot(watched.model)[name], array)
 
 
+def test_evaluation_has_no_dropout(trainer):
+    run = trainer(lora=True)
+    run.model.train()
+    found = run.evaluate()["eval_loss"]
+    total = sum(tiny.slow_loss(run.model, sample)[0] for sample in DEV)
+    assert found == pytest.approx(total / sum(sample.num_trained for sample in DEV), rel=1e-5)
+
+
 def test_the_last_evaluation_is_reused_only_if_the_weights_are_the_same(trainer):
     run = trainer(evaluation_strategy="steps", eval_steps=4)
     run.train()
