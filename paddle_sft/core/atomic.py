@@ -100,7 +100,7 @@ def damage(folder: Path) -> List[str]:
         expected = json.loads(manifest.read_text(encoding="utf-8"))
         files = [(name, entry["bytes"], entry["crc32"]) for name, entry in expected.items()]
     except (ValueError, AttributeError, TypeError, KeyError):
-        return [f"{manifest} is not a readable list of files"]
+        return [f"{manifest} is not readable as a list of files"]
     problems = []
     for name, num_bytes, checksum in files:
         path = Path(folder) / name

@@ -13,12 +13,21 @@ import numpy as np
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError, DataError
 from paddle_sft.core.records import Conversation, Sample
-from paddle_sft.data.formats import Document, read_row
+from paddle_sft.data.formats import Layout, RowReader, read_columns
 from paddle_sft.data.length_policy import LengthReport, apply_length_policy
+from paddle_sft.data.own_template import ChosenTemplate, choose_template
+from paddle_sft.data.plain_rows import Document
 from paddle_sft.data.problems import Problems
+from paddle_sft.data.registry import resolve_datasets
 from paddle_sft.data.source import find_files, read_rows
-from paddle_sft.data.template import TEMPLATES
-from paddle_sft.data.tokenize import Specials, cut_blocks, find_specials, tokenize_conversations, tokenize_documents
+from paddle_sft.data.tokenize import (
+    Draft,
+    Specials,
+    cut_blocks,
+    find_specials,
+    tokenize_conversations,
+    tokenize_documents,
+)
 from paddle_sft.data.workers import map_in_chunks
 
 
@@ -31,82 +40,186 @@ class SampleSet:
     files: Tuple[Path, ...]
     unused_keys: Tuple[Tuple[str, int], ...]
     """(key, number of rows) of what the rows hold and nobody reads."""
+    notes: Tuple[str, ...] = ()
+    """Which format the rows have and which template wrote them."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def lines(self) -> List[str]:
-        """The report's lines, and which keys of the rows were not used."""
+        """The notes, the report's lines, and which keys of the rows were not used."""
+        lines = [*self.notes, *self.report.lines()]
         if not self.unused_keys:
-            return self.report.lines()
+            return lines
         keys = ", ".join(f"{key} ({num:,} rows)" for key, num in self.unused_keys[:10])
         more = f" and {len(self.unused_keys) - 10} more" if len(self.unused_keys) > 10 else ""
-        return self.report.lines() + [f"keys of the rows that are not used: {keys}{more}"]
+        return [*lines, f"keys of the rows that are not used: {keys}{more}"]
 
 
-def build_samples(arguments, tokenizer, split: str, stage: str, progress: bool = True) -> SampleSet:
+def build_samples(
+    arguments, tokenizer, split: str, stage: str, progress: bool = True, model_folder: Optional[Path] = None
+) -> SampleSet:
     """Read, check, tokenise and fit to length the split of `arguments` (DataArguments).
 
     `split` is train or dev, `stage` sft or pretrain. Every bad line of every file is found before the first is
-    tokenised. The same arguments give the same samples, whatever preprocessing_num_workers is.
+    tokenised. The same arguments give the same samples, whatever preprocessing_num_workers is. The model's own chat
+    template is looked for in `model_folder`.
 
     Raises:
-        DataError: files, lines or rows that can't be used; nothing left to train on.
-        ArgumentError: an unknown stage, template or length_policy, or a max_length below 2.
+        DataError: files, lines or rows that can't be used; rows without a trained token; nothing left to train on.
+        ArgumentError: an unknown stage, template, data_format, column or length_policy, or a max_length below 2.
     """
     build = choose("stage", stage, _BUILDERS)
     if arguments.max_length < 2:
         raise ArgumentError(f"max_length must be at least 2, got {arguments.max_length}; one token predicts nothing")
-    files = find_files(arguments.dataset_name_or_path, split)
-    if not files:
-        raise DataError(
-            f"{arguments.dataset_name_or_path} has no {split} data: looked for {split}.json and {split}/*.json (or "
-            ".jsonl) in a folder. Add it, or switch evaluation off."
-        )
-    records, unused_keys = read_records(files, stage, arguments.max_samples)
     specials = find_specials(tokenizer)
-    samples, report = build(records, arguments, specials, tokenizer, f"tokenising {split}" if progress else None)
-    return SampleSet(samples, report, tuple(files), unused_keys)
+    render = choose_render(arguments, tokenizer, specials, stage, model_folder)
+    sources = find_sources(arguments, split)
+    found = read_sources(sources, stage, arguments.max_samples)
+    samples, report = build(
+        found.records, arguments, specials, tokenizer, render, f"tokenising {split}" if progress else None
+    )
+    files = tuple(path for source in sources for path in source.files)
+    notes = (*found.notes, *(render.notes if render else ()))
+    return SampleSet(samples, report, files, found.unused_keys, notes)
 
 
-def read_records(
-    files: Sequence[Path], stage: str, max_samples: Optional[int] = None
-) -> Tuple[list, Tuple[Tuple[str, int], ...]]:
-    """Conversations (sft) or Documents (pretrain) of all rows, and the keys that were not used, most frequent first.
+def choose_render(
+    arguments, tokenizer, specials: Specials, stage: str, model_folder: Optional[Path] = None
+) -> Optional[ChosenTemplate]:
+    """The template of the arguments; None in stage pretrain, which trains text as it is."""
+    if stage == "pretrain":
+        return None
+    return choose_template(
+        arguments.template,
+        tokenizer,
+        specials,
+        model_folder,
+        train_on_prompt=bool(getattr(arguments, "train_on_prompt", False)),
+        mask_history=bool(getattr(arguments, "mask_history", False)),
+    )
+
+
+@dataclass(frozen=True)
+class FoundSource:
+    """The files of one source and split, and how their rows look."""
+
+    files: Tuple[Path, ...]
+    layout: Layout
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class FoundRecords:
+    """The records of a stage, in file order."""
+
+    records: list
+    unused_keys: Tuple[Tuple[str, int], ...]
+    notes: Tuple[str, ...]
+
+
+def find_sources(arguments, split: str) -> List[FoundSource]:
+    """The sources of a split: what `dataset` names in the registry, or else dataset_name_or_path.
+
+    Raises:
+        DataError: nothing there, or both are given.
+        ArgumentError: an unknown name, format or column; weights, which need mixing.
+    """
+    layout = Layout(getattr(arguments, "data_format", None), read_columns(getattr(arguments, "columns", None)))
+    names, path = getattr(arguments, "dataset", None), arguments.dataset_name_or_path
+    if not names:
+        found = [FoundSource(tuple(find_files(path, split)), layout)]
+        missing = f"{path} has no {split} data: looked for {split}.json and {split}/*.json (or .jsonl) in a folder."
+    else:
+        if path or layout != Layout():
+            raise ArgumentError(
+                "dataset names data sets of the registry, which says path, format and columns; leave out "
+                "dataset_name_or_path, data_format and columns"
+            )
+        named = resolve_datasets(names, getattr(arguments, "dataset_dir", None))
+        heavy = [source.name for source in named if source.weight != 1]
+        if heavy:
+            raise ArgumentError(f"weights of data sets ({', '.join(heavy)}) are not available yet; set weight to 1")
+        found = [FoundSource(tuple(source.files(split)), source.layout, source.name) for source in named]
+        missing = f"none of the data sets {', '.join(source.name for source in named)} has {split} data."
+    found = [source for source in found if source.files]
+    if not found:
+        raise DataError(f"{missing} Add it, or switch evaluation off.")
+    return found
+
+
+def read_sources(sources: Sequence[FoundSource], stage: str, max_samples: Optional[int] = None) -> FoundRecords:
+    """What `stage` trains on, of all rows of all sources one after another. `max_samples` holds for all together.
 
     Raises:
         DataError: every bad line and row at once.
     """
     problems = Problems()
     unused: Counter = Counter()
-    records = []
-    for row, place in read_rows(files, max_samples, problems):
-        try:
-            record, keys = read_row(row, place, stage)
-        except DataError as error:
-            problems.add(str(error))
-            continue
-        records.append(record)
-        unused.update(keys)
-    folder = files[0].parent if len(files) > 1 else files[0]
-    problems.raise_any(str(folder))
-    return records, tuple(unused.most_common())
+    records: list = []
+    notes: List[str] = []
+    for source in sources:
+        reader = RowReader(stage, source.layout)
+        left = None if max_samples is None else max_samples - len(records)
+        for row, place in read_rows(source.files, left, problems):
+            try:
+                record, keys = reader.read(row, place)
+            except DataError as error:
+                problems.add(str(error))
+                continue
+            records.append(record)
+            unused.update(keys)
+        notes += [f"{source.name}: {line}" if source.name else line for line in reader.lines()]
+    files = [path for source in sources for path in source.files]
+    problems.raise_any(str(files[0].parent if len(files) > 1 else files[0]))
+    return FoundRecords(records, tuple(unused.most_common()), tuple(notes))
+
+
+def read_records(
+    files: Sequence[Path], stage: str, max_samples: Optional[int] = None
+) -> Tuple[list, Tuple[Tuple[str, int], ...]]:
+    """Records of all rows of the files as they look, and the keys that were not used, most frequent first.
+
+    Raises:
+        DataError: every bad line and row at once.
+    """
+    found = read_sources([FoundSource(tuple(files), Layout())], stage, max_samples)
+    return found.records, found.unused_keys
+
+
+def require_trained(drafts: Sequence[Draft]) -> None:
+    """Raises DataError with the places of all drafts of which no token is trained."""
+    problems = Problems()
+    for draft in drafts:
+        if not draft.trained.any():
+            problems.add(f"{draft.place}: none of its {len(draft.ids):,} tokens is trained; remove the line")
+    problems.raise_any("rows that would train nothing")
 
 
 def _build_conversations(
-    conversations: Sequence[Conversation], arguments, specials: Specials, tokenizer, title: Optional[str]
+    conversations: Sequence[Conversation],
+    arguments,
+    specials: Specials,
+    tokenizer,
+    render: ChosenTemplate,
+    title: Optional[str],
 ) -> Tuple[List[Sample], LengthReport]:
-    render = choose("template", arguments.template, TEMPLATES)
     work = partial(tokenize_conversations, render=render, specials=specials, tokenizer=tokenizer)
     num_workers = arguments.preprocessing_num_workers or 1
     drafts = map_in_chunks(work, conversations, num_workers=num_workers, title=title)
+    require_trained(drafts)
     return apply_length_policy(
         drafts, arguments.length_policy, src_length=arguments.src_length, max_length=arguments.max_length
     )
 
 
 def _build_documents(
-    documents: Sequence[Document], arguments, specials: Specials, tokenizer, title: Optional[str]
+    documents: Sequence[Document],
+    arguments,
+    specials: Specials,
+    tokenizer,
+    render: None,
+    title: Optional[str],
 ) -> Tuple[List[Sample], LengthReport]:
     work = partial(tokenize_documents, specials=specials, tokenizer=tokenizer)
     num_workers = arguments.preprocessing_num_workers or 1

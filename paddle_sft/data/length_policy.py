@@ -4,14 +4,15 @@ A policy only says which tokens stay (a bool mask [T]), so it can't change an id
 `truncate_source`, gives `src_length` the meaning it has in PaddleNLP: every prompt is cut to `src_length` tokens (the
 begin token counts), from the left, so that the words nearest the answer stay. Where the whole is still longer than
 `max_length` it parts with PaddleNLP, which cuts the answer: here the earliest turns go first, then more of the last
-prompt, and the answer stays whole as long as it fits in `max_length` by itself.
+prompt, and the answer stays whole as long as it fits in `max_length` by itself. `split` (module `split`) makes several
+samples of one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import DataError
 from paddle_sft.core.records import Sample
 from paddle_sft.data.problems import Problems
+from paddle_sft.data.split import split_draft
 from paddle_sft.data.tokenize import Draft
 
 Policy = Callable[[Draft, int, int], np.ndarray]
@@ -86,6 +88,7 @@ POLICIES: Dict[str, Policy] = {
     "truncate_source": truncate_source,
     "truncate_right": truncate_right,
     "truncate_left": truncate_left,
+    "split": drop,  # finds nothing too long: `apply_length_policy` splits first
     "drop": drop,
     "error": drop,  # never gets to drop: `apply_length_policy` raises on the first look
 }
@@ -109,6 +112,14 @@ class LengthReport:
     num_dropped: int = 0
     num_without_trained: int = 0
     """Samples dropped because no trained token was left in them."""
+    num_split: int = 0
+    """Rows of which policy split made several samples."""
+    num_parts: int = 0
+    """Samples that these rows became."""
+    num_left_out: int = 0
+    """Of split rows, tokens that are in no sample."""
+    num_repeated: int = 0
+    """Of split rows, tokens that are there to be read again; not trained twice."""
     longest: int = 0
     longest_place: str = ""
     tokens_before: int = 0
@@ -133,6 +144,11 @@ class LengthReport:
             limits = f"src_length {self.src_length:,} and {limits}"
         if self.num_dropped:
             lines.append(f"length_policy={self.policy} removed {self._of_rows(self.num_dropped)} longer than {limits}")
+        if self.num_split:
+            lines.append(
+                f"length_policy=split made {self.num_parts:,} samples of {self._of_rows(self.num_split)} longer than "
+                f"{limits}; tokens read again and not trained twice: {self.num_repeated:,}"
+            )
         if self.num_truncated:
             cut = f"length_policy={self.policy} shortened {self._of_rows(self.num_truncated)} to {limits}"
             if self.num_turns_removed:
@@ -142,7 +158,7 @@ class LengthReport:
             lines.append(cut)
         if self.num_without_trained:
             lines.append(f"removed {self._of_rows(self.num_without_trained)} with no trained token left")
-        lost = self.tokens_before - self.tokens_after
+        lost = self.tokens_before - self.tokens_after + self.num_repeated
         lines.append(f"{lost:,} of {self.tokens_before:,} tokens left out" if lost else "nothing was cut or removed")
         return lines
 
@@ -175,7 +191,7 @@ def apply_length_policy(
         _refuse_too_long(drafts, max_length)
     counts: Counter = Counter()
     samples = []
-    for draft in drafts:
+    for draft in _split_all(drafts, max_length, counts) if policy == "split" else drafts:
         sample = _shorten(draft, choose_tokens(draft, src_length, max_length), counts)
         if sample is not None:
             samples.append(sample)
@@ -196,6 +212,17 @@ def apply_length_policy(
         **counts,
     )
     return samples, report
+
+
+def _split_all(drafts: Sequence[Draft], max_length: int, counts: Counter) -> Iterator[Draft]:
+    for draft in drafts:
+        split = split_draft(draft, max_length)
+        if len(draft.ids) > max_length:
+            counts["num_split" if split.parts else "num_without_trained"] += 1
+            counts["num_parts"] += len(split.parts)
+            counts["num_left_out"] += split.num_left_out
+            counts["num_repeated"] += split.num_repeated
+        yield from split.parts
 
 
 def _shorten(draft: Draft, keep: np.ndarray, counts: Counter) -> Optional[Sample]:

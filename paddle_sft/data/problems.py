@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Optional
 
 from paddle_sft.core.errors import DataError
 
@@ -11,16 +11,22 @@ NUM_SHOWN = 20
 
 
 class Problems:
-    """Counts every problem, keeps the words of the first `NUM_SHOWN`."""
+    """Counts every problem, keeps the words of the first `num_shown` (None: of all)."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_shown: Optional[int] = NUM_SHOWN) -> None:
         self.num = 0
+        self._num_shown = num_shown
         self._shown: List[str] = []
+
+    @property
+    def shown(self) -> List[str]:
+        """The words that were kept."""
+        return self._shown
 
     def add(self, problem: str) -> None:
         """Note one problem: place, what is there, what to do."""
         self.num += 1
-        if self.num <= NUM_SHOWN:
+        if self._num_shown is None or self.num <= self._num_shown:
             self._shown.append(problem)
 
     def raise_any(self, where: str) -> None:

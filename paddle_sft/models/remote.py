@@ -42,8 +42,9 @@ def local_folder(name: str, *, from_hf_hub: bool = False, from_aistudio: bool = 
         raise
     except Exception as error:  # the hubs' clients raise anything from OSError to AssertionError
         source = "the Hugging Face hub" if from_hf_hub else "AI Studio" if from_aistudio else "PaddleNLP's registry"
+        said = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"{name!r} is no folder here, and {source} did not give it: {(str(error).strip().splitlines() or [type(error).__name__])[-1]}; "
+            f"{name!r} is no folder here, and {source} did not give it: {said[-1]}; "
             "check the name and the network, or download the model and give its folder"
         ) from error
 

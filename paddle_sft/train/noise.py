@@ -25,8 +25,11 @@ def add_embedding_noise(model: nn.Layer, alpha: float) -> None:
 
 
 def let_gradients_reach_the_first_layer(model: nn.Layer) -> None:
-    """Let recomputing cover the first layer too: PaddleNLP leaves out a layer whose input needs no gradient, which behind
-    a frozen embedding is the first one, and keeps all its activations. Gradients are the same either way."""
+    """Let recomputing cover the first layer too.
+
+    PaddleNLP leaves out a layer whose input needs no gradient, which behind a frozen embedding is the first one, and
+    keeps all its activations. Gradients are the same either way.
+    """
 
     def open_gradient(layer: nn.Layer, inputs: tuple, output: Tensor) -> Tensor:
         if output.stop_gradient:

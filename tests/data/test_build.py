@@ -117,17 +117,47 @@ near_rows = st.dictionaries(
     ),
     max_size=3,
 )
-lines = st.one_of(st.binary(max_size=30), near_rows.map(lambda row: json.dumps(row).encode()))
+near_messages = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(["system", "human", "user", "assistant", "gpt", "tool", "function_call", "x"]),
+            "content": st.none() | st.text(st.characters(), max_size=5) | st.just('{"name": "f", "arguments": {}}'),
+        },
+        optional={"weight": st.sampled_from([0, 1, 2, None]), "train": st.booleans()},
+    ),
+    max_size=4,
+)
+near_chats = st.fixed_dictionaries(
+    {},
+    optional={
+        "messages": near_messages,
+        "conversations": near_messages,
+        "prompt": near_messages | st.text(max_size=3),
+        "completion": near_messages | st.text(max_size=3),
+        "instruction": st.text(max_size=3),
+        "output": st.text(max_size=3) | st.none(),
+        "history": st.lists(st.lists(st.text(max_size=2), max_size=3), max_size=2),
+        "system": st.text(max_size=3) | st.none(),
+        "tools": st.just("[]") | st.integers(),
+    },
+)
+lines = st.one_of(st.binary(max_size=30), (near_rows | near_chats).map(lambda row: json.dumps(row).encode()))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.lists(lines, max_size=4).map(b"\n".join), stage=st.sampled_from(["sft", "pretrain"]))
-@example(content=b'{"src": "\\ud800", "tgt": "b"}', stage="sft")
-@example(content=b'{"src": "a", "tgt": "b"}', stage="sft")
-def test_any_bytes_give_samples_or_a_data_error(tmp_path, arguments, tokenizer, content, stage):
+@given(
+    content=st.lists(lines, max_size=4).map(b"\n".join),
+    stage=st.sampled_from(["sft", "pretrain"]),
+    template=st.sampled_from(["default", "chatml", "mistral"]),
+    policy=st.sampled_from(["truncate_source", "split"]),
+)
+@example(content=b'{"src": "\\ud800", "tgt": "b"}', stage="sft", template="default", policy="split")
+@example(content=b'{"src": "a", "tgt": "b"}', stage="sft", template="chatml", policy="split")
+def test_any_bytes_give_samples_or_a_data_error(tmp_path, arguments, tokenizer, content, stage, template, policy):
     (tmp_path / "train.json").write_bytes(content)
+    given_arguments = arguments(max_length=8, src_length=4, template=template, length_policy=policy)
     try:
-        built = build_samples(arguments(max_length=8, src_length=4), tokenizer, "train", stage)
+        built = build_samples(given_arguments, tokenizer, "train", stage)
     except DataError as error:
         assert "train.json" in str(error)
         return

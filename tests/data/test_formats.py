@@ -2,22 +2,26 @@ from __future__ import annotations
 
 import pytest
 
-from paddle_sft.core.errors import DataError
+from paddle_sft.core.errors import ArgumentError, DataError
 from paddle_sft.core.records import Conversation, Turn
-from paddle_sft.data.formats import FORMATS, NOT_YET, Document, read_row
+from paddle_sft.data.dialogue import JudgedConversation, PreferencePair
+from paddle_sft.data.formats import FORMATS, KINDS, Document, Layout, RowReader, read_columns, read_row
 
 PLACE = "train.json line 7"
+RECORDS = {"conversation": Conversation, "document": Document, "pair": PreferencePair, "judged": JudgedConversation}
 
 
+@pytest.mark.parametrize("stage", KINDS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_documented_example_of_a_format_is_read_by_each_stage_that_takes_it(name):
+def test_the_documented_example_of_a_format_is_read_by_the_stages_that_take_it_and_refused_by_the_others(name, stage):
     form = FORMATS[name]
-    assert set(form.example) == set(form.keys)
-    document, unused = read_row(dict(form.example), PLACE, "pretrain")
-    assert isinstance(document, Document) and document.place == PLACE and not unused
-    if form.to_conversation is not None:
-        conversation, unused = read_row(dict(form.example), PLACE, "sft")
-        assert isinstance(conversation, Conversation) and conversation.place == PLACE and not unused
+    assert set(form.required) <= set(form.example) <= set(form.keys)
+    if KINDS[stage] not in form.readers:
+        with pytest.raises(DataError, match=f"{PLACE}: a {name} row"):
+            read_row(dict(form.example), PLACE, stage)
+        return
+    record, unused = read_row(dict(form.example), PLACE, stage)
+    assert isinstance(record, RECORDS[KINDS[stage]]) and record.place == PLACE and not unused
 
 
 def test_lists_are_turns_in_order():
@@ -91,11 +95,70 @@ def test_a_bad_row_is_refused_with_its_place_and_a_remedy(stage, row, words):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("stage", ["sft", "pretrain"])
-@pytest.mark.parametrize("name", NOT_YET)
-@pytest.mark.parametrize("beside", [{}, {"src": "a", "tgt": "b"}])
-def test_a_format_that_is_not_there_yet_is_refused_by_name(stage, name, beside):
-    row = {**beside, **{key: "x" for key in NOT_YET[name]}}
+@pytest.mark.parametrize("name", ["preference", "response_sort", "kto"])
+def test_stage_sft_refuses_judged_answers_by_name_and_says_the_way_out(name):
     with pytest.raises(DataError) as error:
-        read_row(row, PLACE, stage)
-    assert f"{PLACE}: {name} data is not available yet; write it as src/tgt" in str(error.value)
+        read_row(dict(FORMATS[name].example), PLACE, "sft")
+    for words in [PLACE, f"a {name} row", "data_format and columns"]:
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "one, other", [("src_tgt", "messages"), ("messages", "preference"), ("alpaca", "prompt_completion")]
+)
+def test_a_row_that_could_be_two_formats_is_refused_until_one_is_named(one, other):
+    row = {**FORMATS[one].example, **FORMATS[other].example}
+    with pytest.raises(DataError, match=f"both {one} and {other} keys.*data_format"):
+        read_row(row, PLACE, "sft")
+    record, unused = read_row(row, PLACE, "sft", Layout(one))
+    assert isinstance(record, Conversation) and set(unused) == set(FORMATS[other].example) - set(FORMATS[one].keys)
+
+
+def test_columns_give_our_names_to_their_keys():
+    row = {"question": "a", "answer": "b", "src": "not this", "id": 1}
+    layout = Layout(None, {"src": "question", "tgt": "answer"})
+    record, unused = read_row(row, PLACE, "sft", layout)
+    assert record.turns == (Turn("user", "a"), Turn("assistant", "b"))
+    assert unused == ("src", "id")
+
+
+def test_a_column_that_a_row_has_not_is_refused_unless_the_key_is_optional():
+    layout = Layout("alpaca", {"instruction": "q", "input": "context"})
+    assert read_row({"q": "a", "output": "b"}, PLACE, "sft", layout)[0].turns[0].content == "a"
+    with pytest.raises(DataError, match=f"{PLACE}: columns reads instruction from 'q'.*keys: output"):
+        read_row({"output": "b"}, PLACE, "sft", layout)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (("mesages", {}), "data_format is 'mesages', did you mean 'messages'"),
+        (("alpaca", {"outptu": "x"}), "columns is 'outptu', did you mean 'output'"),
+        (("alpaca", {"messages": "x"}), "columns is 'messages'"),
+        ((None, {"src": "x", "tgt": "x"}), "columns reads 'x' 2 times"),
+    ],
+)
+def test_a_layout_that_can_not_be_meant_is_refused(given, words):
+    with pytest.raises(ArgumentError, match=words):
+        Layout(*given)
+
+
+def test_columns_are_an_object_or_pairs():
+    assert read_columns({"src": "q"}) == read_columns(["src=q"]) == {"src": "q"}
+    assert read_columns(["src=a=b", "tgt=c"]) == {"src": "a=b", "tgt": "c"}
+    assert read_columns(None) == read_columns([]) == {}
+    for given in (["src"], ["=q"], {"src": 5}, [5], ["src=a", "src=b"]):
+        with pytest.raises(ArgumentError, match="columns"):
+            read_columns(given)
+
+
+def test_the_format_of_the_first_row_is_said_and_every_other_one_too():
+    reader = RowReader("sft")
+    for line, name in enumerate(["messages", "messages", "alpaca"], start=1):
+        reader.read(dict(FORMATS[name].example), f"train.json line {line}")
+    (line,) = reader.lines()
+    assert line == (
+        "format: messages (2 rows, told from train.json line 1) and alpaca (1 row, told from train.json line 3)"
+    )
+    named = RowReader("sft", Layout("alpaca"))
+    assert named.lines() == ["format: alpaca (data_format)"]

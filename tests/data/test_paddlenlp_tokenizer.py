@@ -61,3 +61,34 @@ def test_pretraining_ids_are_the_tokenizers_own(llama_tokenizer, write, argument
     stream = llama_tokenizer(WORDS)["input_ids"] + [eos] + llama_tokenizer("stops.")["input_ids"] + [eos]
     joined = [token for sample in built.samples for token in sample.ids.tolist()]
     assert joined == stream[: len(joined)] and len(stream) - len(joined) <= 1
+
+
+@pytest.fixture(scope="module")
+def qwen2_tokenizer(tmp_path_factory):
+    """Byte-level, with the marks of chatml as special tokens."""
+    pytest.importorskip("paddlenlp.transformers")
+    from paddle_sft.models.tokenizers import load_tokenizer
+    from tests.parity.vocabularies import make_qwen2_tokenizer
+
+    folder = tmp_path_factory.mktemp("qwen2")
+    make_qwen2_tokenizer(folder)
+    return load_tokenizer(folder)
+
+
+def test_paddlenlp_still_drops_the_space_beside_special_tokens(qwen2_tokenizer):
+    """When this fails, PaddleNLP was mended, and `paddle_sft.data.joint` need not set special tokens apart any more."""
+    marked = qwen2_tokenizer("<|im_end|>\n<|im_start|>", add_special_tokens=False)["input_ids"]
+    assert len(marked) == 2
+
+
+def test_a_chat_template_keeps_the_line_ends_beside_special_tokens(qwen2_tokenizer, write, arguments):
+    write("train.json", [{"src": ["red ", "b"], "tgt": ["\nan answer ", " é"]}])
+    (sample,) = build_samples(arguments(template="chatml"), qwen2_tokenizer, "train", "sft").samples
+    text = (
+        "<|im_start|>user\nred <|im_end|>\n<|im_start|>assistant\n\nan answer <|im_end|>\n"
+        "<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n é<|im_end|>\n"
+    )
+    assert qwen2_tokenizer.decode(sample.ids.tolist(), clean_up_tokenization_spaces=False) == text
+    trained = [int(token) for token, flag in zip(sample.ids, sample.trained) if flag]
+    said = qwen2_tokenizer.decode(trained, clean_up_tokenization_spaces=False)
+    assert said.lstrip("\n") == "an answer <|im_end|> é<|im_end|>"

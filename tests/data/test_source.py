@@ -53,7 +53,7 @@ def test_a_single_file_is_the_training_split_and_has_no_dev(write):
         (["data.json", "x/y.json"], "train", ["train.json", "data.json, x/", "Rename"]),
         (["train.json", "train/a.json"], "train", ["train.json and train/", "Remove or rename"]),
         (["train.json", "train.jsonl"], "train", ["train.json and train.jsonl", "Remove or rename"]),
-        (["train/a.csv"], "train", ["a.csv", "*.json", "Put the data files there"]),
+        (["train/a.tsv"], "train", ["a.tsv", "*.json", "Put the data files there"]),
         (["train.json/a.json"], "train", ["train.json is a folder", "rename the folder"]),
         (["train"], "train", ["is a file", "rename the file to train.json"]),
         (["train.json", "dev.json", "dev/a.json"], "dev", ["dev.json and dev/", "Remove or rename"]),
@@ -77,7 +77,7 @@ def test_a_missing_data_set_says_what_may_be_given(name):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["train.json.gz", "train.parquet", "data.CSV"])
+@pytest.mark.parametrize("name", ["train.json.bz2", "train.arrow", "data.XLSX"])
 def test_a_kind_of_file_that_is_not_available_is_refused_by_name(write, name):
     path = write(name, b"whatever")
     with pytest.raises(DataError, match=r"not available yet; convert it to JSON lines"):
