@@ -1,0 +1,250 @@
+"""Looks for what is wrong with the data of a run, before it costs one. Finds; changes nothing (see `clean`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+from paddle_sft.core.errors import DataError
+from paddle_sft.core.records import Conversation
+from paddle_sft.data.build import choose_render, find_sources
+from paddle_sft.data.dialogue import JudgedConversation, PreferencePair
+from paddle_sft.data.formats import RowReader
+from paddle_sft.data.joint import find_special_tokens
+from paddle_sft.data.length_policy import POLICIES
+from paddle_sft.data.problems import Problems
+from paddle_sft.data.source import SPLITS, read_rows
+from paddle_sft.data.text_checks import find_broken_end, find_damage, find_marks, find_role_order, template_marks
+from paddle_sft.data.tokenize import Draft, Specials, find_specials, tokenize_conversations, tokenize_documents
+
+CHECKS: Dict[str, str] = {
+    "bad line": "can't be read at all",
+    "bad row": "is no row of a format that this stage reads",
+    "empty": "has nothing to train",
+    "duplicate": "is there more than once",
+    "overlap": "is training data and dev data",
+    "same prompt": "asks in training what dev asks, too",
+    "role order": "has messages in an unusual order",
+    "template token": "has marks of a template in its text",
+    "encoding": "was decoded wrongly, or has invisible characters",
+    "broken answer": "has an answer that seems to stop in the middle",
+    "template": "can't be written by the template",
+    "truncated": "is cut by length_policy",
+}
+"""Kind of finding -> what it says about a row."""
+
+_NOT_TRAINABLE = ("bad line", "bad row", "empty", "duplicate", "overlap", "template")
+"""Kinds of which `clean` leaves the row out."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, and where."""
+
+    kind: str
+    place: str
+    message: str
+
+    def line(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+@dataclass(frozen=True)
+class CheckedRow:
+    """A row as it stands in its file, and as what the stage reads."""
+
+    row: dict
+    place: str
+    record: Any = None
+
+
+@dataclass
+class CheckedData:
+    """What a check found, by split."""
+
+    findings: List[Finding] = field(default_factory=list)
+    rows: Dict[str, List[CheckedRow]] = field(default_factory=dict)
+    files: Dict[str, Tuple[Path, ...]] = field(default_factory=dict)
+    lengths: Dict[str, List[int]] = field(default_factory=dict)
+    """Tokens of each sample before length_policy; empty without a tokenizer."""
+    notes: List[str] = field(default_factory=list)
+
+    def removed_places(self, split: str) -> Set[str]:
+        """Places of the rows of a split that a cleaned copy leaves out."""
+        return {one.place for one in self.findings if one.kind in _NOT_TRAINABLE and self._is_of(one, split)}
+
+    def _is_of(self, finding: Finding, split: str) -> bool:
+        return finding.place in {row.place for row in self.rows.get(split, ())}
+
+
+def check_data(arguments, stage: str, tokenizer: Any = None, model_folder: Optional[Path] = None) -> CheckedData:
+    """Check the train and dev data of `arguments`. Without a tokenizer, lengths and the template are not checked.
+
+    Raises:
+        DataError: no data at all.
+        ArgumentError: arguments that can't work.
+    """
+    checked = CheckedData()
+    specials = find_specials(tokenizer) if tokenizer is not None else None
+    render = choose_render(arguments, tokenizer, specials, stage, model_folder) if tokenizer is not None else None
+    marks = template_marks(arguments.template, find_special_tokens(tokenizer).texts if tokenizer is not None else ())
+    checked.notes += render.notes if render else ()
+    for split in SPLITS:
+        try:
+            sources = find_sources(arguments, split)
+        except DataError:
+            if split == "train":
+                raise
+            continue
+        checked.files[split] = tuple(path for source in sources for path in source.files)
+        checked.rows[split] = _read(sources, stage, checked)
+        checked.findings += _check_texts(checked.rows[split], marks)
+        if tokenizer is not None:
+            checked.lengths[split] = _check_lengths(checked, split, arguments, render, specials, tokenizer)
+    checked.findings += _duplicates(checked.rows)
+    checked.findings += _overlap(checked.rows.get("train", []), checked.rows.get("dev", []))
+    order = list(CHECKS)
+    checked.findings.sort(key=lambda finding: order.index(finding.kind))  # stable: places stay in file order
+    return checked
+
+
+def _read(sources: Sequence, stage: str, checked: CheckedData) -> List[CheckedRow]:
+    problems = Problems(num_shown=None)
+    rows = []
+    for source in sources:
+        reader = RowReader(stage, source.layout)
+        for row, place in read_rows(source.files, None, problems):
+            try:
+                record, _ = reader.read(row, place)
+            except DataError as error:
+                kind = "empty" if "empty" in str(error) else "bad row"
+                checked.findings.append(_finding(kind, str(error)))
+                rows.append(CheckedRow(row, place))
+                continue
+            rows.append(CheckedRow(row, place, record))
+        checked.notes += [line for line in reader.lines() if "none met" not in line]
+    checked.findings += [_finding("bad line", problem) for problem in problems.shown]
+    return rows
+
+
+def _finding(kind: str, problem: str) -> Finding:
+    place, colon, message = problem.partition(": ")
+    return Finding(kind, place, message) if colon else Finding(kind, "", problem)
+
+
+def conversations_of(record: Any) -> Tuple[Conversation, ...]:
+    """The conversations of a record: one, two of a pair, none of a document."""
+    if isinstance(record, PreferencePair):
+        return (record.chosen, record.rejected)
+    if isinstance(record, JudgedConversation):
+        return (record.conversation,)
+    return (record,) if isinstance(record, Conversation) else ()
+
+
+def _check_texts(rows: Sequence[CheckedRow], marks: Set[str]) -> Iterator[Finding]:
+    for row in rows:
+        if row.record is None:
+            continue
+        for conversation in conversations_of(row.record):
+            for message in find_role_order([turn.role for turn in conversation.turns]):
+                yield Finding("role order", row.place, message)
+            for number, turn in enumerate(conversation.turns, start=1):
+                yield from _check_text(turn.content, turn.role, f"message {number} ({turn.role})", row.place, marks)
+        if hasattr(row.record, "text"):
+            yield from _check_text(row.record.text, "", "the text", row.place, marks)
+
+
+def _check_text(text: str, role: str, which: str, place: str, marks: Set[str]) -> Iterator[Finding]:
+    checks: List[Tuple[str, Callable[[str], Iterator[str]]]] = [
+        ("template token", partial(find_marks, marks=marks)),
+        ("encoding", find_damage),
+    ]
+    if role == "assistant":
+        checks.append(("broken answer", find_broken_end))
+    for kind, find in checks:
+        for message in find(text):
+            yield Finding(kind, place, f"{which} {message}")
+
+
+def _check_lengths(
+    checked: CheckedData, split: str, arguments, render: Any, specials: Specials, tokenizer: Any
+) -> List[int]:
+    lengths = []
+    for row in checked.rows[split]:
+        if hasattr(row.record, "text"):
+            lengths.append(len(tokenize_documents([row.record], specials, tokenizer)[0]))
+        for conversation in conversations_of(row.record):
+            try:
+                (draft,) = tokenize_conversations([conversation], render, specials, tokenizer)
+            except DataError as error:
+                last = str(error).splitlines()[-1].strip()
+                checked.findings.append(_finding("template", last))
+                continue
+            lengths.append(len(draft.ids))
+            checked.findings += _check_length(draft, row.place, arguments)
+    return lengths
+
+
+def _check_length(draft: Draft, place: str, arguments) -> Iterator[Finding]:
+    policy, limit = arguments.length_policy, arguments.max_length
+    if not draft.trained.any():
+        yield Finding("empty", place, "none of its tokens is trained")
+        return
+    if policy == "split":
+        return
+    lost = int((draft.trained & ~POLICIES[policy](draft, arguments.src_length, limit)).sum())
+    if lost:
+        yield Finding(
+            "truncated", place,
+            f"{len(draft.ids):,} tokens; length_policy={policy} with max_length {limit:,} takes {lost:,} of its "
+            f"{int(draft.trained.sum()):,} trained tokens",
+        )  # fmt: skip
+
+
+def _key(record: Any, without_answer: bool = False) -> Optional[tuple]:
+    """What makes two records the same: roles and texts, without white space at their ends."""
+    if hasattr(record, "text"):
+        return None if without_answer else (record.text.strip(),)
+    conversations = conversations_of(record)
+    if not conversations:
+        return None
+    kept = [one.turns[:-1] if without_answer else one.turns for one in conversations]
+    return tuple((turn.role, turn.content.strip()) for turns in kept for turn in turns)
+
+
+def _duplicates(rows_of: Dict[str, List[CheckedRow]]) -> Iterator[Finding]:
+    for rows in rows_of.values():
+        first: Dict[tuple, str] = {}
+        for row in rows:
+            key = _key(row.record)
+            if key is None:
+                continue
+            if key in first:
+                yield Finding("duplicate", row.place, f"the same as {first[key]}")
+            first.setdefault(key, row.place)
+
+
+def _overlap(train: Sequence[CheckedRow], dev: Sequence[CheckedRow]) -> Iterator[Finding]:
+    whole = {_key(row.record): row.place for row in reversed(dev)}
+    asked = {_key(row.record, True): row.place for row in reversed(dev)}
+    for row in train:
+        key, question = _key(row.record), _key(row.record, True)
+        if key is not None and key in whole:
+            yield Finding("overlap", row.place, f"is {whole[key]} of the dev data, too")
+        elif question and any(text for _, text in question) and question in asked:
+            yield Finding("same prompt", row.place, f"asks what {asked[question]} of the dev data asks")
+
+
+def length_histogram(lengths: Sequence[int], num_bins: int = 12) -> List[Tuple[int, int, int]]:
+    """(from, up to and including, number of samples) of equally wide bins from the shortest to the longest."""
+    if not lengths:
+        return []
+    low, high = min(lengths), max(lengths)
+    width = max(-(-(high - low + 1) // num_bins), 1)
+    counts = [0] * num_bins
+    for length in lengths:
+        counts[(length - low) // width] += 1
+    bins = [(low + index * width, low + (index + 1) * width - 1, count) for index, count in enumerate(counts)]
+    return [one for one in bins if one[0] <= high]
