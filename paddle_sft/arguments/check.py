@@ -145,7 +145,7 @@ def _check_needed(draft: Draft) -> Iterator[Problem]:
     if not (draft["do_train"] or draft["do_eval"] or draft["do_predict"]):
         names = ("do_train", "do_eval", "do_predict")
         yield names, 'nothing to do: do_train, do_eval and do_predict are off; add "do_train": true'
-    elif not draft["dataset_name_or_path"]:
+    elif not draft["dataset_name_or_path"] and not draft["dataset"]:
         yield (
             ("dataset_name_or_path", "dataset", "dataset_dir"),
             ('dataset_name_or_path is missing; add "dataset_name_or_path": "./data", a folder with train.json'),

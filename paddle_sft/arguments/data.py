@@ -15,12 +15,33 @@ _GENERATION = NotYet("evaluation measures the loss; use paddle-sft generate afte
 class DataArguments(Checked):
     """The data set and the lengths."""
 
-    dataset_name_or_path: Optional[str] = argument(
+    dataset_name_or_path: Optional[Union[str, List[str]]] = argument(
         None,
-        "Folder with train.json or train/*.json and dev.json or dev/*.json (JSON lines), or one such file.",
-        "数据目录，含 train.json 或 train/*.json、dev.json 或 dev/*.json（JSON lines），或单个这样的文件。",
+        "Folder with train.json or train/*.json and dev.json or dev/*.json, one file, a pattern, or a list of these. "
+        "JSON lines, a JSON array, CSV or Parquet; JSON and CSV also as .gz or .zst.",
+        "数据目录（含 train.json 或 train/*.json、dev.json 或 dev/*.json）、单个文件、通配模式，或它们的列表。"
+        "JSON lines、JSON 数组、CSV 或 Parquet；JSON 与 CSV 也可为 .gz、.zst。",
         aliases=("dataset_id_or_path", "task_name_or_path"),
         rows=(62, 185),
+    )
+    data_format: Optional[str] = argument(
+        None,
+        "Format of the rows; null: told from each row. docs/data_formats has a page for each.",
+        "数据行的格式；null：由每一行判断。docs/data_formats 中每种格式一页。",
+        choices=("src_tgt", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference",
+                 "response_sort", "kto"),
+        rows=(39, 101, 127, 178, 179, 221),
+    )
+    columns: Optional[List[str]] = argument(
+        None,
+        "Names that the data has for our keys: src=question,tgt=answer.",
+        "数据中与我们的键对应的名字：src=question,tgt=answer。",
+    )
+    train_on_prompt: bool = argument(
+        False, "Train on the prompts too, not only on the answers.", "提示也训练，而不只是回答。"
+    )
+    mask_history: bool = argument(
+        False, "Train on the last answer of a conversation only.", "只训练对话的最后一个回答。"
     )
     src_length: int = argument(
         1024,
@@ -40,10 +61,11 @@ class DataArguments(Checked):
     length_policy: str = argument(
         "truncate_source",
         "What happens to a sample that is too long: truncate_source cuts the source to src_length, then the whole to "
-        "max_length; truncate_right and truncate_left cut one end; drop leaves it out; error stops.",
+        "max_length; truncate_right and truncate_left cut one end; split makes several samples of it; drop leaves it "
+        "out; error stops.",
         "样本过长时怎么办：truncate_source 先把源文本截到 src_length，再把整条截到 max_length；truncate_right、"
-        "truncate_left 截一端；drop 丢弃；error 停止。",
-        choices=("truncate_source", "truncate_right", "truncate_left", "drop", "error"),
+        "truncate_left 截一端；split 拆成多条；drop 丢弃；error 停止。",
+        choices=("truncate_source", "truncate_right", "truncate_left", "split", "drop", "error"),
     )
     autoregressive: bool = argument(
         False,
@@ -60,10 +82,12 @@ class DataArguments(Checked):
     )
     template: str = argument(
         "default",
-        "How a conversation becomes text. default: source and target as they stand.",
-        "对话如何变成文本。default：源文本与目标文本原样。",
-        choices=("default",),
-        rows=(154,),
+        "How a conversation becomes text. default: source and target as they stand; auto: the model's own chat "
+        "template; alpaca vicuna llama2 llama3 chatml qwen mistral gemma chatglm baichuan deepseek deepseek3; or a "
+        "template file.",
+        "对话如何变成文本。default：源文本与目标文本原样；auto：模型自带的对话模板；alpaca vicuna llama2 llama3 chatml "
+        "qwen mistral gemma chatglm baichuan deepseek deepseek3；或模板文件。",
+        rows=(128, 134, 154),
     )
     overwrite_cache: bool = argument(
         False,
@@ -80,10 +104,10 @@ class DataArguments(Checked):
         rows=(103, 115),
     )
     dataset: Optional[Union[str, List[str]]] = argument(
-        None, "Names in a registry of data sets.", "数据集登记表中的名字。", not_yet=_REGISTRY, rows=(153,)
+        None, "Names in a registry of data sets.", "数据集登记表中的名字。", rows=(153,)
     )
     dataset_dir: Optional[str] = argument(
-        None, "Folder of a registry of data sets.", "数据集登记表所在目录。", not_yet=_REGISTRY
+        None, "Folder of a registry of data sets.", "数据集登记表所在目录。"
     )
     task_name: Optional[str] = argument(None, "Subset of a built-in data set.", "内置数据集的子集。", not_yet=_REGISTRY)
     zero_padding: bool = argument(

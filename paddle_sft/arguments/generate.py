@@ -43,6 +43,11 @@ class GenerateCommandArguments(Checked):
         None, "JSON lines to write; null prints only.", "写出的 JSON lines 文件；null 只打印。"
     )
     max_new_tokens: int = argument(128, "Most tokens to generate.", "最多生成的 token 数。", bounds=POSITIVE)
+    template: str = argument(
+        "default",
+        "How a prompt is written, as in training: default, auto (the model's own), a built-in one, or a template file.",
+        "提示的写法，与训练时相同：default、auto（模型自带）、内置模板或模板文件。",
+    )
     do_sample: bool = argument(
         False, "Draw tokens at random; otherwise the likeliest is taken.", "随机抽取；否则取最可能的 token。"
     )

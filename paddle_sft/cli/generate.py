@@ -25,7 +25,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
     from paddle_sft.adapters.state import load_adapter
     from paddle_sft.cli.report import write_lines
-    from paddle_sft.generate.generation import Sampling, generate_texts
+    from paddle_sft.generate.generation import Sampling, generate_texts, prepare
     from paddle_sft.models.device import choose_device, parameter_dtype
     from paddle_sft.models.hub import load_model
     from paddle_sft.models.remote import local_folder
@@ -49,7 +49,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         arguments.temperature,
         arguments.repetition_penalty,
     )
-    answers = generate_texts(loaded.model, load_tokenizer(folder), prompts, sampling, arguments.batch_size)
+    tokenizer = load_tokenizer(folder)
+    written = prepare(prompts, tokenizer, arguments.template, folder)
+    answers = generate_texts(loaded.model, tokenizer, written, sampling, arguments.batch_size)
     rows = [{"src": prompt, "output": output} for prompt, output in zip(prompts, answers)]
     if arguments.output_file:
         write_lines(Path(arguments.output_file), rows)

@@ -22,6 +22,7 @@ COMMANDS: Dict[str, Command] = {
     "train": Command("paddle_sft.cli.finetune", "fine-tune or pre-train a model: train CONFIG.json [--key value ...]"),
     "merge": Command("paddle_sft.cli.merge", "write base + adapter as one complete model folder"),
     "generate": Command("paddle_sft.cli.generate", "let a model, with or without an adapter, answer prompts"),
+    "data": Command("paddle_sft.cli.data", "check the data of a run, or show its samples: data check CONFIG.json"),
     "launch": Command("paddle_sft.cli.launch", "start several ranks: launch --gpus 0-7 run_finetune.py CONFIG.json"),
     "explain": Command("paddle_sft.cli.explain", "say what an argument means: explain lora_rank"),
     "doctor": Command("paddle_sft.cli.doctor", "check this installation and print the commands that mend it"),

@@ -19,10 +19,10 @@ from paddle_sft.core.atomic import move_into, write_json
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError
 from paddle_sft.core.log import get_logger, num_ranks, rank, set_level
-from paddle_sft.core.records import Sample
-from paddle_sft.data.build import SampleSet, build_samples, read_records
+from paddle_sft.core.records import Conversation, Sample
+from paddle_sft.data.build import SampleSet, build_samples, find_sources, read_sources
 from paddle_sft.generate.generation import Sampling
-from paddle_sft.generate.predict import predict_files
+from paddle_sft.generate.predict import predict
 from paddle_sft.models.config import read_config
 from paddle_sft.models.device import choose_device, choose_half_precision, parameter_dtype
 from paddle_sft.models.hub import LoadedModel, build_from_scratch, load_model
@@ -60,8 +60,8 @@ class Run:
         self.train_set = self._samples("train") if arguments.train.do_train else None
         self.packs = self._pack()
         self.dev_set = self._samples("dev") if self._needs_dev() else None
-        if arguments.train.do_predict:  # found out now, not after training
-            read_records(self.dev_set.files, "sft", arguments.data.max_samples)
+        # read now: what can't be asked is found out before training
+        self.asked = self._questions() if arguments.train.do_predict else []
         self.loaded = self._model()
         self.weights = self._trained_weights()
         self.plan = self._plan()
@@ -112,11 +112,17 @@ class Run:
         return train.do_eval or train.do_predict or train.evaluation_strategy != "no" or train.eval_at_start
 
     def _samples(self, split: str) -> SampleSet:
-        samples = build_samples(self.arguments.data, self.tokenizer, split, self.stage.name, progress=rank() == 0)
+        samples = build_samples(
+            self.arguments.data, self.tokenizer, split, self.stage.name, rank() == 0, self.tokenizer_folder
+        )
         self.report.lines(
             f"{split} data", [f"files: {', '.join(str(path) for path in samples.files)}", *samples.lines()]
         )
         return samples
+
+    def _questions(self) -> List[Conversation]:
+        data = self.arguments.data
+        return read_sources(find_sources(data, "dev"), "sft", data.max_samples).records
 
     def _pack(self) -> Optional[Packs]:
         """Which samples share a row: the same for any number of ranks."""
@@ -245,12 +251,13 @@ class Run:
         """Answers to the dev split's prompts into predictions.json (JSON lines with src, tgt, output)."""
         if rank() == 0:
             self.loaded.model.row_layout.clear()
-            rows = predict_files(
+            rows = predict(
                 self.loaded.model,
                 self.tokenizer,
-                self.dev_set.files,
+                self.asked,
                 Sampling(),
                 self.train_arguments.per_device_eval_batch_size,
-                self.arguments.data.max_samples,
+                self.arguments.data.template,
+                self.tokenizer_folder,
             )
             write_lines(self.output_dir / "predictions.json", rows)

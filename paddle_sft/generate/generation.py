@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
 from tqdm import tqdm
 
-from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ModelError
 from paddle_sft.core.records import Conversation, Turn
-from paddle_sft.data.template import TEMPLATES
+from paddle_sft.data.own_template import choose_template
 from paddle_sft.data.tokenize import find_specials, tokenize_conversations
 from paddle_sft.models.config import require_within_window
 
@@ -30,27 +30,50 @@ class Sampling:
     repetition_penalty: float = 1.0
 
 
-def prompt_ids(prompts: Sequence[Any], tokenizer: Any, template: str = "default") -> List[np.ndarray]:
-    """Ids [T] of each prompt, exactly those that training put before the answer.
+@dataclass(frozen=True)
+class Prompts:
+    """Conversations that wait for an answer, as ids, and the id that ends one."""
 
-    A prompt is a text, or a list user, assistant, user, ... of a conversation that the model goes on with.
+    ids: List[np.ndarray]
+    end: int
+
+
+def prepare(
+    prompts: Sequence[Any], tokenizer: Any, template: str = "default", folder: Optional[Path] = None
+) -> Prompts:
+    """Write the prompts exactly as training writes what stands before an answer.
+
+    Args:
+        prompts: texts; lists user, assistant, user, ...; or Conversations.
+        template: as in training; "auto" looks for the model's own in `folder`.
     """
-    conversations = [Conversation(_turns(prompt), f"prompt {number}") for number, prompt in enumerate(prompts, start=1)]
-    render = choose("template", template, TEMPLATES)
-    return [draft.ids for draft in tokenize_conversations(conversations, render, find_specials(tokenizer), tokenizer)]
+    conversations = [_conversation(prompt, f"prompt {number}") for number, prompt in enumerate(prompts, start=1)]
+    specials = find_specials(tokenizer)
+    chosen = choose_template(template, tokenizer, specials, folder)
+    drafts = tokenize_conversations(conversations, chosen, specials, tokenizer)
+    end = tokenizer(chosen.end_of_answer, add_special_tokens=False)["input_ids"] if chosen.end_of_answer else []
+    return Prompts([draft.ids for draft in drafts], int(end[0]) if len(end) == 1 else int(tokenizer.eos_token_id))
 
 
-def _turns(prompt: Any) -> Tuple[Turn, ...]:
+def _conversation(prompt: Any, place: str) -> Conversation:
+    if isinstance(prompt, Conversation):
+        return prompt
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
-    return tuple(Turn(("user", "assistant")[number % 2], text) for number, text in enumerate(texts))
+    return Conversation(tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts)), place)
+
+
+def prompt_ids(prompts: Sequence[Any], tokenizer: Any) -> List[np.ndarray]:
+    """Ids [T] of each prompt under the template "default"."""
+    return prepare(prompts, tokenizer).ids
 
 
 def generate_texts(
-    model: Any, tokenizer: Any, prompts: Sequence[Any], sampling: Sampling, batch_size: int, template: str = "default"
+    model: Any, tokenizer: Any, prompts: Union[Prompts, Sequence[Any]], sampling: Sampling, batch_size: int
 ) -> List[str]:
-    """The answer to each prompt, in order, without its end token."""
+    """The answer to each prompt, in order, without its end token; plain prompts are written by "default"."""
     model.eval()
-    ids = prompt_ids(prompts, tokenizer, template)
+    prompts = prompts if isinstance(prompts, Prompts) else prepare(prompts, tokenizer)
+    ids = prompts.ids
     largest = max((int(row.max()) for row in ids if len(row)), default=0)
     if largest >= model.config.vocab_size:
         raise ModelError(
@@ -62,15 +85,16 @@ def generate_texts(
     answers: Dict[int, str] = {}
     bar = tqdm(total=len(ids), desc="generating", unit="prompt", leave=False, mininterval=1.0)
     for batch in _equal_lengths(ids, batch_size):
-        tokens = _generate(model, tokenizer, np.stack([ids[index] for index in batch]), sampling)
+        tokens = _generate(model, tokenizer, np.stack([ids[index] for index in batch]), sampling, prompts.end)
         for index, row in zip(batch, tokens):
-            answers[index] = tokenizer.decode(_until_end(row, tokenizer.eos_token_id), skip_special_tokens=True).strip()
+            kept = _until_end(row, (prompts.end, tokenizer.eos_token_id))
+            answers[index] = tokenizer.decode(kept, skip_special_tokens=True).strip()
         bar.update(len(batch))
     bar.close()
     return [answers[index] for index in range(len(ids))]
 
 
-def _generate(model: Any, tokenizer: Any, ids: np.ndarray, sampling: Sampling) -> np.ndarray:
+def _generate(model: Any, tokenizer: Any, ids: np.ndarray, sampling: Sampling, end: int) -> np.ndarray:
     """New tokens [B, N] by PaddleNLP's loop."""
     with paddle.no_grad():
         tokens, _ = model.generate(
@@ -82,7 +106,7 @@ def _generate(model: Any, tokenizer: Any, ids: np.ndarray, sampling: Sampling) -
             top_p=sampling.top_p,
             temperature=sampling.temperature,
             repetition_penalty=sampling.repetition_penalty,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=end,
             bos_token_id=tokenizer.bos_token_id,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             use_cache=True,
@@ -90,9 +114,9 @@ def _generate(model: Any, tokenizer: Any, ids: np.ndarray, sampling: Sampling) -
     return tokens.numpy()
 
 
-def _until_end(row: np.ndarray, eos: int) -> List[int]:
-    ends = np.flatnonzero(row == eos)
-    return row[: ends[0]].tolist() if len(ends) else row.tolist()
+def _until_end(row: np.ndarray, ends: Tuple[int, int]) -> List[int]:
+    found = np.flatnonzero(np.isin(row, ends))
+    return row[: found[0]].tolist() if len(found) else row.tolist()
 
 
 def _equal_lengths(ids: Sequence[np.ndarray], batch_size: int) -> Iterator[List[int]]:

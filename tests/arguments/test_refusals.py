@@ -47,7 +47,7 @@ def test_it_says_what_to_do_instead_in_a_sentence(key):
     "use_flash_attention use_long_sequence_strategies strategy_type strategy_name rope_scaling_factor "
     "weight_quantize_algo use_pose_convert lazy eval_with_do_generation tensor_parallel_degree "
     "pipeline_parallel_degree sharding_parallel_degree sep_parallel_degree sharding sequence_parallel push_to_hub "
-    "trust_remote_code use_liger spectrum_config_path lora_modules_to_save dataset "
+    "trust_remote_code use_liger spectrum_config_path lora_modules_to_save "
     "skip_data_intervals to_static minimum_eval_times vera_rank lokr_rank layers position intervention_type rank "
     "act_fn add_bias dropout top_k top_p deepspeed tf32 model_revision hub_model_id hub_strategy".split(),
 )
