@@ -148,12 +148,20 @@ class Run:
         return load_model(folder, self.dtype)
 
     def _check_ids(self, config: dict, name: str) -> None:
+        self._note_long_rows(config)
         largest = max((int(sample.ids.max()) for sample in self._all_samples()), default=0)
         if largest >= config["vocab_size"]:
             raise ArgumentError(
                 f"the tokenizer in {self.tokenizer_folder} gives ids up to {largest}, but {name} knows "
                 f"{config['vocab_size']} tokens; give the tokenizer that belongs to the model"
             )
+
+    def _note_long_rows(self, config: dict) -> None:
+        known = config.get("max_position_embeddings")
+        longest = max((len(sample) for sample in self._all_samples()), default=0)
+        if known and longest > known:
+            why = f"the longest sample has {longest}: positions the model has not seen in pre-training"
+            self.report.add("model", "max_position_embeddings", known, why)
 
     def _all_samples(self) -> List[Sample]:
         return [sample for one in (self.train_set, self.dev_set) if one is not None for sample in one.samples]

@@ -38,6 +38,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _bring_back(target)
     beside = target.with_name(f"{_UNFINISHED}{target.name}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
@@ -51,8 +52,18 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise
 
 
+def _old(target: Path) -> Path:
+    return target.with_name(f"{_UNFINISHED}old-{target.name}")
+
+
+def _bring_back(target: Path) -> None:
+    """After a kill between the two renames of `_take_place` the old folder has its side name only."""
+    if _old(target).exists() and not target.exists():
+        os.rename(_old(target), target)
+
+
 def _take_place(beside: Path, target: Path) -> None:
-    old = target.with_name(f"{_UNFINISHED}old-{target.name}")
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.rename(target, old)

@@ -114,6 +114,18 @@ def test_every_file_is_on_the_disk_before_the_folder_takes_its_name(tmp_path, mo
     assert tmp_path.name in after  # and the new name
 
 
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
+    """The old folder has its side name then; the next attempt gives it its own back before it begins."""
+    target = tmp_path / "result"
+    with atomic_folder(target) as folder:
+        (folder / "a").write_text("old")
+    target.rename(tmp_path / ".unfinished-old-result")
+    with pytest.raises(RuntimeError):
+        with atomic_folder(target):
+            raise RuntimeError("killed again")
+    assert (target / "a").read_text() == "old" and damage(target) == []
+
+
 def test_the_old_folder_comes_back_when_the_new_one_can_not_take_its_place(old, monkeypatch):
     folder, before = old
     rename = os.rename
