@@ -51,7 +51,7 @@ def _machine_lines(machine: Machine) -> List[str]:
     if machine.imports.tried and machine.imports.compiled_with_cuda is not None:
         build = "CUDA" if machine.imports.compiled_with_cuda else "CPU"
         lines.append(f"paddle is a {build} build and sees {machine.imports.num_gpus} GPU(s)")
-    threads = machine.settings.get("OMP_NUM_THREADS", "OMP_NUM_THREADS is not set, so Paddle takes 1")
+    threads = machine.settings.get("OMP_NUM_THREADS", "OMP_NUM_THREADS is not set, so a run takes one a core")
     lines.append(f"CPU: {machine.cpu}, {machine.num_cores} core(s), threads: {threads}")
     lines.append(f"memory: {machine.memory_gb:.1f} GB, free disk here: {machine.disk_free_gb:.1f} GB")
     return lines

@@ -196,28 +196,11 @@ def find_problems(machine: Machine) -> List[Problem]:
 
 
 def find_advice(machine: Machine) -> List[Problem]:
-    """What works but could run faster."""
-    advice = []
-    if machine.driver.gpus:
-        return advice
-    if "AMD" in machine.cpu and "MKL_DEBUG_CPU_TYPE" not in machine.settings:
-        advice.append(
-            Problem(
-                "MKL on an AMD processor",
-                "with this and 2 threads a 1024x2048x2048 float32 product went from 42 to more than 200 GFLOP/s",
-                "export MKL_DEBUG_CPU_TYPE=5",
-            )
-        )
-    if machine.num_cores > 1 and "OMP_NUM_THREADS" not in machine.settings:
-        advice.append(
-            Problem(
-                "one thread",
-                f"import paddle sets OMP_NUM_THREADS=1 where it is not set, and there are {machine.num_cores} cores; "
-                "with several ranks on this machine leave it",
-                f"export OMP_NUM_THREADS={machine.num_cores}",
-            )
-        )
-    return advice
+    """What works but could run faster. What is not set is set by every command that computes (core.threads)."""
+    if machine.driver.gpus or machine.num_cores == 1 or machine.settings.get("OMP_NUM_THREADS") != "1":
+        return []
+    reason = f"OMP_NUM_THREADS=1 keeps a run on one of {machine.num_cores} cores; unset, a run takes them all"
+    return [Problem("one thread", reason, "unset OMP_NUM_THREADS")]
 
 
 def _import_failure(machine: Machine, known: List[Problem]) -> Optional[Problem]:

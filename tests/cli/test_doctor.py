@@ -199,16 +199,14 @@ def test_a_process_that_dies_while_importing_is_a_failed_import(tmp_path, monkey
     assert report.failed == "dies" and "code 132" in report.lines
 
 
-def test_amd_without_the_fast_path_and_one_thread_are_advice_and_not_problems():
-    machine = replace(SOUND, cpu="AMD EPYC")
-    assert [advice.remedy for advice in find_advice(machine)] == [
-        "export MKL_DEBUG_CPU_TYPE=5",
-        "export OMP_NUM_THREADS=2",
-    ]
-    assert find_problems(machine) == []
-    settings = {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": "2"}
-    assert find_advice(replace(machine, settings=settings)) == []
-    assert find_advice(replace(machine, driver=A100)) == []
+def test_one_thread_on_several_cores_is_advice_where_the_user_set_it_and_not_a_problem():
+    """What is unset, the commands that compute set by themselves."""
+    slow = replace(SOUND, settings={"OMP_NUM_THREADS": "1"})
+    assert [advice.remedy for advice in find_advice(slow)] == ["unset OMP_NUM_THREADS"]
+    assert find_problems(slow) == []
+    assert find_advice(replace(SOUND, settings={})) == []
+    assert find_advice(replace(slow, num_cores=1)) == []
+    assert find_advice(replace(slow, driver=A100)) == []
 
 
 def test_exit_code_is_one_and_every_remedy_is_printed_when_something_is_wrong(monkeypatch, capsys):
