@@ -1,7 +1,8 @@
-"""Sum gradients over data-parallel ranks."""
+"""Gradients of all ranks together: their sum, their norm."""
 
 from __future__ import annotations
 
+import math
 from typing import List, Sequence
 
 import numpy as np
@@ -28,6 +29,13 @@ def sum_over_ranks(parameters: Sequence[paddle.Tensor]) -> None:
             bucket, size = [], 0
     if bucket:
         _sum_bucket(bucket)
+
+
+def global_norm(parameters: Sequence[paddle.Tensor]) -> float:
+    """Euclidean norm of all gradients together; NaN or infinite as soon as one number is."""
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    squares = [gradient.astype("float32").square().sum() for gradient in found]
+    return math.sqrt(float(paddle.add_n(squares))) if squares else 0.0
 
 
 def _sum_bucket(parameters: List[paddle.Tensor]) -> None:

@@ -28,7 +28,7 @@ from paddle_sft.train import checkpoint
 from paddle_sft.train.callbacks import EarlyStopping, ProgressBar
 from paddle_sft.train.checkpoint import Progress
 from paddle_sft.train.evaluate import evaluate_samples
-from paddle_sft.train.gradients import sum_over_ranks
+from paddle_sft.train.gradients import global_norm, sum_over_ranks
 from paddle_sft.train.optimizer import build_optimizer, optimizer_arrays, restore_optimizer
 from paddle_sft.train.plan import StepPlan, random_seed
 from paddle_sft.train.weights import trainable_parameters
@@ -178,9 +178,12 @@ class SFTTrainer(Trainer):
         num_trained = int(self.rows.num_trained[indices].sum())
         loss_sum = self._forward_backward(step, num_trained)
         if not math.isfinite(loss_sum):
-            self._refuse_to_go_on(step, indices, loss_sum)
+            self._refuse_to_go_on(step, indices, f"loss of step {step + 1} is {loss_sum}")
+        parameters = list(self.trainable.values())
         if num_ranks() > 1:
-            sum_over_ranks(list(self.trainable.values()))
+            sum_over_ranks(parameters)
+        if not self.do_grad_scaling and not math.isfinite(norm := global_norm(parameters)):  # fp16: the scaler skips it
+            self._refuse_to_go_on(step, indices, f"gradient of step {step + 1} has norm {norm}, its loss is {loss_sum}")
         self._update()
         self._count(loss_sum, num_trained, int(self.rows.num_tokens[indices].sum()))
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
@@ -214,10 +217,10 @@ class SFTTrainer(Trainer):
         self.lr_scheduler.step()
         self.optimizer.clear_grad()
 
-    def _refuse_to_go_on(self, step: int, indices: np.ndarray, loss: float) -> None:
+    def _refuse_to_go_on(self, step: int, indices: np.ndarray, what: str) -> None:
         places = [sample.place for index in indices[:8] for sample in self.rows[index]]
         raise PaddleSFTError(
-            f"the loss of step {step + 1} is {loss}; the step was not applied. Its samples: {', '.join(places)}"
+            f"the {what}; the step was not applied. Its samples: {', '.join(places)}"
             f"{', ...' if len(indices) > 8 else ''}. Lower learning_rate, or look at these samples"
         )
 

@@ -186,6 +186,19 @@ def test_the_last_evaluation_is_reused_only_if_the_weights_are_the_same(trainer)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_stops_before_the_step_although_its_loss_is(trainer, value):
+    run = trainer(shuffle=False, max_steps=3)
+    first = next(iter(run.model.parameters()))
+    before = tiny.snapshot(run.model)
+    first.register_hook(lambda gradient: gradient * value)
+    words = "gradient of step 1 has norm (nan|inf), its loss is [0-9.]+; the step was not applied"
+    with pytest.raises(PaddleSFTError, match=words):
+        run.train()
+    for name, array in tiny.snapshot(run.model).items():
+        np.testing.assert_array_equal(array, before[name], name)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(trainer, value):
     run = trainer(shuffle=False, max_steps=3)
     spoil, real = [], run.stage.loss
