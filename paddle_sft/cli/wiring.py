@@ -17,7 +17,6 @@ from paddle_sft.cli.finetune import resolved, write_results
 from paddle_sft.cli.report import Report, write_lines
 from paddle_sft.core.atomic import move_into, write_json
 from paddle_sft.core.catalogue import choose
-from paddle_sft.core.errors import ArgumentError
 from paddle_sft.core.log import get_logger, num_ranks, rank, set_level
 from paddle_sft.core.records import Conversation, Sample
 from paddle_sft.data.build import SampleSet, build_samples, find_sources, read_sources
@@ -28,7 +27,7 @@ from paddle_sft.models.device import choose_device, choose_half_precision, param
 from paddle_sft.models.hub import LoadedModel, build_from_scratch, load_model
 from paddle_sft.models.packed import read_by_segments
 from paddle_sft.models.remote import local_folder
-from paddle_sft.models.tokenizers import fill_token, load_tokenizer
+from paddle_sft.models.tokenizers import fill_token, load_tokenizer, require_known_ids
 from paddle_sft.packing.certificate import certify
 from paddle_sft.packing.packers import PACKERS
 from paddle_sft.packing.packs import Packs
@@ -104,8 +103,7 @@ class Run:
     def _tokenizer_folder(self) -> Path:
         model = self.arguments.model
         name = model.tokenizer_name_or_path or model.model_name_or_path or model.config_name
-        folder = self._folder(name)
-        return folder
+        return self._folder(name)
 
     def _needs_dev(self) -> bool:
         train = self.train_arguments
@@ -139,22 +137,18 @@ class Run:
         model = self.arguments.model
         if model.config_name:
             config = read_config(Path(model.config_name))
-            self._check_ids(config, model.config_name)
+            self._check_ids(config)
             network = build_from_scratch(config, self.dtype, self.train_arguments.seed)
             return LoadedModel(network, config, model.config_name, False)
         folder = self._folder(model.model_name_or_path)
         config = read_config(folder)
-        self._check_ids(config, model.model_name_or_path)
+        self._check_ids(config)
         return load_model(folder, self.dtype)
 
-    def _check_ids(self, config: dict, name: str) -> None:
+    def _check_ids(self, config: dict) -> None:
         self._note_long_rows(config)
         largest = max((int(sample.ids.max()) for sample in self._all_samples()), default=0)
-        if largest >= config["vocab_size"]:
-            raise ArgumentError(
-                f"the tokenizer in {self.tokenizer_folder} gives ids up to {largest}, but {name} knows "
-                f"{config['vocab_size']} tokens; give the tokenizer that belongs to the model"
-            )
+        require_known_ids(largest, config["vocab_size"], str(self.tokenizer_folder))
 
     def _note_long_rows(self, config: dict) -> None:
         known = config.get("max_position_embeddings")

@@ -175,18 +175,6 @@ def read_sources(sources: Sequence[FoundSource], stage: str, max_samples: Option
     return FoundRecords(records, tuple(unused.most_common()), tuple(notes))
 
 
-def read_records(
-    files: Sequence[Path], stage: str, max_samples: Optional[int] = None
-) -> Tuple[list, Tuple[Tuple[str, int], ...]]:
-    """Records of all rows of the files as they look, and the keys that were not used, most frequent first.
-
-    Raises:
-        DataError: every bad line and row at once.
-    """
-    found = read_sources([FoundSource(tuple(files), Layout())], stage, max_samples)
-    return found.records, found.unused_keys
-
-
 def require_trained(drafts: Sequence[Draft]) -> None:
     """Raises DataError with the places of all drafts of which no token is trained."""
     problems = Problems()

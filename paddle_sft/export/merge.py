@@ -20,7 +20,7 @@ from paddle_sft.export.streamed import streamed_logits
 from paddle_sft.models.config import read_config
 from paddle_sft.models.hub import build_empty, require_complete, unique_parameters
 from paddle_sft.models.linears import features, find_linears
-from paddle_sft.models.tokenizers import copy_tokenizer, load_tokenizer
+from paddle_sft.models.tokenizers import copy_tokenizer, load_tokenizer, require_known_ids
 from paddle_sft.models.weights import PDPARAMS_NAME, ModelWeights, rename_table
 from paddle_sft.models.writer import write_config, write_weights
 
@@ -167,9 +167,7 @@ def _prompt_ids(folder: Path, vocab_size: int) -> Tuple[np.ndarray, List[int]]:
     """The fixed prompts as one batch [B, T], filled at the end, and their lengths: weights are read once for all."""
     tokenizer = load_tokenizer(folder)
     found = [tokenizer(text)["input_ids"][:_LONGEST_PROMPT] for text in PROMPTS]
-    largest = max(max(ids) for ids in found)
-    if largest >= vocab_size:
-        raise ModelError(f"{folder}: the tokenizer gives ids up to {largest}, the model knows {vocab_size} tokens")
+    require_known_ids(max(max(ids) for ids in found), vocab_size, str(folder))
     batch = np.zeros((len(found), max(len(ids) for ids in found)), dtype=np.int64)
     for row, ids in enumerate(found):
         batch[row, : len(ids)] = ids

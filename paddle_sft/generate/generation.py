@@ -11,11 +11,11 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from paddle_sft.core.errors import ModelError
 from paddle_sft.core.records import Conversation, Turn
 from paddle_sft.data.own_template import choose_template
 from paddle_sft.data.tokenize import find_specials, tokenize_conversations
 from paddle_sft.models.config import require_within_window
+from paddle_sft.models.tokenizers import fill_token, require_known_ids
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,7 @@ def generate_texts(
     prompts = prompts if isinstance(prompts, Prompts) else prepare(prompts, tokenizer)
     ids = prompts.ids
     largest = max((int(row.max()) for row in ids if len(row)), default=0)
-    if largest >= model.config.vocab_size:
-        raise ModelError(
-            f"the tokenizer gives ids up to {largest}, but the model knows {model.config.vocab_size} tokens; "
-            "give the tokenizer that belongs to the model"
-        )
+    require_known_ids(largest, model.config.vocab_size, "the prompts")
     longest = max((len(one) for one in ids), default=0) + sampling.max_new_tokens
     require_within_window({**model.config.to_dict(), "model_type": model.config.model_type}, longest, "generation")
     answers: Dict[int, str] = {}
@@ -108,7 +104,7 @@ def _generate(model: Any, tokenizer: Any, ids: np.ndarray, sampling: Sampling, e
             repetition_penalty=sampling.repetition_penalty,
             eos_token_id=end,
             bos_token_id=tokenizer.bos_token_id,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            pad_token_id=fill_token(tokenizer),
             use_cache=True,
         )
     return tokens.numpy()

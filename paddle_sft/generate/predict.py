@@ -7,20 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 from paddle_sft.core.records import Conversation
-from paddle_sft.data.build import read_records
 from paddle_sft.generate.generation import Sampling, generate_texts, prepare
-
-
-def predict_files(
-    model: Any,
-    tokenizer: Any,
-    files: Sequence[Path],
-    sampling: Sampling,
-    batch_size: int,
-    max_samples: Optional[int] = None,
-) -> List[Dict[str, Any]]:
-    """`predict` on the rows of files, under the template "default"."""
-    return predict(model, tokenizer, read_records(files, "sft", max_samples)[0], sampling, batch_size)
 
 
 def predict(

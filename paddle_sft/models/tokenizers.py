@@ -42,6 +42,15 @@ def fill_token(tokenizer: Any) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
+def require_known_ids(largest: int, vocab_size: int, place: str) -> None:
+    """Raise ModelError if the tokenizer at `place` gives ids that the model has no embedding for."""
+    if largest >= vocab_size:
+        raise ModelError(
+            f"{place}: the tokenizer gives ids up to {largest}, the model knows {vocab_size} tokens; "
+            "give the tokenizer that belongs to the model"
+        )
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files byte for byte; a rewrite through a library loses what that library doesn't know."""
     for name in TEXT_FILES:

@@ -36,7 +36,6 @@ class Progress:
     num_trained: int = 0
     interval_loss_sum: float = 0.0
     interval_num_trained: int = 0
-    interval_steps: int = 0
     num_tokens: int = 0
     seconds: float = 0.0
     log_history: List[Dict[str, float]] = field(default_factory=list)

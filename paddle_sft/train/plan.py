@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import List
 
 import numpy as np
@@ -46,7 +47,7 @@ class StepPlan:
         return self.max_steps if self.max_steps > 0 else math.ceil(self.num_epochs * self.steps_per_epoch)
 
     def indices(self, step: int) -> np.ndarray:
-        """Samples of optimizer step `step` (from 0), over all ranks, in order. O(num_samples)."""
+        """Samples of optimizer step `step` (from 0), over all ranks, in order."""
         epoch, within = divmod(step, self.steps_per_epoch)
         begin = within * self.rows_per_step
         return self._order(epoch)[begin : begin + self.rows_per_step]
@@ -59,9 +60,15 @@ class StepPlan:
         return [np.array_split(chunk, self.ranks)[rank] for chunk in chunks]
 
     def _order(self, epoch: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.num_samples)
-        return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+        return _shuffled(self.num_samples, self.seed, epoch) if self.shuffle else np.arange(self.num_samples)
+
+
+@lru_cache(maxsize=2)
+def _shuffled(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch, kept: every step of it asks twice, and drawing it is O(num_samples)."""
+    order = np.random.default_rng([seed, epoch]).permutation(num_samples)
+    order.flags.writeable = False  # shared by all who ask
+    return order
 
 
 def random_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:

@@ -231,7 +231,6 @@ class SFTTrainer(Trainer):
         progress.num_trained += num_trained
         progress.interval_loss_sum += loss_sum
         progress.interval_num_trained += num_trained
-        progress.interval_steps += 1
         progress.num_tokens += num_tokens
         self._show_state()
 
@@ -255,7 +254,7 @@ class SFTTrainer(Trainer):
             "learning_rate": float(self.optimizer.get_lr()),
             "tokens_per_second": round(speed, 1),
         }
-        progress.interval_loss_sum, progress.interval_num_trained, progress.interval_steps = 0.0, 0, 0
+        progress.interval_loss_sum, progress.interval_num_trained = 0.0, 0
         self.log(logs)
 
     def log(self, logs: Dict[str, float], **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paddle_sft.arguments.keys import TRANSLATIONS, finetune_catalogue, generate_catalogue, merge_catalogue
+from paddle_sft.arguments.values import members_of
 
 CATALOGUE = finetune_catalogue()
 AVAILABLE_ALIASES = sorted(alias for alias, name in CATALOGUE.aliases.items() if CATALOGUE.keys[name].available)
@@ -18,8 +19,7 @@ def sample_of(name: str):
     key = CATALOGUE.keys[name]
     if name in special:
         return special[name]
-    kinds = getattr(key.hint, "__args__", (key.hint,))
-    return SAMPLES[kinds[0]]
+    return SAMPLES[members_of(key.hint)[0]]
 
 
 def value_of(arguments, name: str):

@@ -8,9 +8,10 @@ import pytest
 
 from paddle_sft.adapters.attach import attach
 from paddle_sft.adapters.lora.config import LoRAConfig
-from paddle_sft.data.build import build_samples
+from paddle_sft.data.build import FoundSource, build_samples, read_sources
+from paddle_sft.data.formats import Layout
 from paddle_sft.generate.generation import Sampling, generate_texts, prompt_ids
-from paddle_sft.generate.predict import predict_files
+from paddle_sft.generate.predict import predict
 from tests import tiny
 
 PROMPTS = [
@@ -168,7 +169,8 @@ def test_a_prompt_has_the_ids_that_training_put_before_the_answer(tmp_path, tiny
 def test_predictions_stand_beside_their_references(model_folder, tmp_path, tiny_tokenizer):
     model = tiny.load(model_folder())
     file = tiny.write_lines(tmp_path / "dev.json", ROWS)
-    found = predict_files(model, tiny_tokenizer, [file], Sampling(max_new_tokens=4), 8)
+    asked = read_sources([FoundSource((file,), Layout())], "sft", None).records
+    found = predict(model, tiny_tokenizer, asked, Sampling(max_new_tokens=4), 8)
     assert [row["tgt"] for row in found] == ["red", "dog runs", "cat"]
     assert [row["src"] for row in found] == [
         "red cat :",
@@ -177,4 +179,5 @@ def test_predictions_stand_beside_their_references(model_folder, tmp_path, tiny_
     ]
     outputs = generate_texts(model, tiny_tokenizer, [row["src"] for row in found], Sampling(max_new_tokens=4), 1)
     assert [row["output"] for row in found] == outputs
-    assert len(predict_files(model, tiny_tokenizer, [file], Sampling(max_new_tokens=1), 8, max_samples=1)) == 1
+    one = read_sources([FoundSource((file,), Layout())], "sft", 1).records
+    assert len(predict(model, tiny_tokenizer, one, Sampling(max_new_tokens=1), 8)) == 1

@@ -88,7 +88,7 @@ def test_the_last_good_checkpoint_is_the_newest_that_is_whole(output_dir, caplog
 
 
 def test_everything_a_run_needs_comes_back_exactly(tmp_path):
-    progress = Progress(7, 1 / 3, 5, 0.1 + 0.2, 3, 2, 99, 1e-7, [{"step": 1, "loss": 2 / 3}], 0.1, "checkpoint-5")
+    progress = Progress(7, 1 / 3, 5, 0.1 + 0.2, 3, 99, 1e-7, [{"step": 1, "loss": 2 / 3}], 0.1, "checkpoint-5")
     folder = save(tmp_path, 7, progress=progress)
     back, schedule = read_progress(folder, describe_run(plan(), SAMPLES))
     assert back == progress and schedule == {"last_epoch": 7}
