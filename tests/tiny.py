@@ -170,6 +170,7 @@ def logits(model: Any, ids: Any) -> np.ndarray:
     import paddle
 
     model.eval()
+    model.row_layout.clear()
     with paddle.no_grad():
         output = model(input_ids=paddle.to_tensor(np.asarray(ids, dtype=np.int64)))
     return (output[0] if isinstance(output, (tuple, list)) else output).numpy()

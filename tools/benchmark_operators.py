@@ -38,7 +38,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     from paddle_sft.models.fast import use_cpu_forms
 
     theirs, ours = (LlamaRMSNorm(LlamaConfig(hidden_size=arguments.hidden)) for _ in range(2))
-    use_cpu_forms(paddle.nn.LayerList([ours]))
+    use_cpu_forms(paddle.nn.LayerList([ours]), ("LlamaRMSNorm",))
     x = paddle.randn([arguments.rows, arguments.hidden])
     x.stop_gradient = False
     gradient = paddle.randn(x.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import List, Optional, Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ def segment_attention(
     scale: float,
     window: int = 0,
     slopes: Optional[Tensor] = None,
+    softcap: float = 0.0,
 ) -> Tensor:
     """softmax(scale * Q K^T + bias) V inside every segment, causally.
 
@@ -33,44 +35,71 @@ def segment_attention(
         segment_lengths: for each row the lengths of its segments, which add up to T; what fills a row is a segment too.
         window: a query sees at most this many keys, itself included; 0 for no limit.
         slopes: ALiBi slopes [H]: adds slope * (key position - query position) to the scores.
+        softcap: scores s become softcap * tanh(s / softcap) (Gemma 2, https://arxiv.org/abs/2408.00118); 0 for none.
     """
+    scores = _Scores(scale, window, slopes, softcap)
     lengths = [length for row in segment_lengths for length in row]
     rows, width = query.shape[:2]
     flat = [tensor.reshape([rows * width, *tensor.shape[2:]]) for tensor in (query, key, value)]
     if len(set(lengths)) == 1:
         parts = [tensor.reshape([len(lengths), lengths[0], *tensor.shape[1:]]) for tensor in flat]
-        return _equal_segments(*parts, scale, window, slopes).reshape(query.shape)
+        return _equal_segments(*parts, scores).reshape(query.shape)
     # split, not slices: the gradient of a slice is a zero tensor of the whole row for every segment
     parts = [paddle.split(tensor, lengths) for tensor in flat]
     done = [
-        _equal_segments(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), scale, window, slopes).squeeze(0)
-        for q, k, v in zip(*parts)
+        _equal_segments(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), scores).squeeze(0) for q, k, v in zip(*parts)
     ]
     return paddle.concat(done).reshape(query.shape)
 
 
-def _equal_segments(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, window: int, slopes: Optional[Tensor]
+def cached_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    window: int = 0,
+    slopes: Optional[Tensor] = None,
+    softcap: float = 0.0,
 ) -> Tensor:
-    """query [N, L, H, D], key and value [N, L, G, D] -> [N, L, H, D]."""
+    """The same for the last T of S tokens: query [B, T, H, D], key and value [B, S, G, D] -> [B, T, H, D]."""
+    return _equal_segments(query, key, value, _Scores(scale, window, slopes, softcap))
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What happens to Q K^T before the softmax."""
+
+    scale: float
+    window: int
+    slopes: Optional[Tensor]
+    softcap: float
+
+    def capped(self, scores: Tensor) -> Tensor:
+        return self.softcap * paddle.tanh(scores / self.softcap) if self.softcap else scores
+
+
+def _equal_segments(query: Tensor, key: Tensor, value: Tensor, settings: _Scores) -> Tensor:
+    """query [N, L, H, D], key and value [N, S, G, D] -> [N, L, H, D]; the queries are the last L of S tokens."""
     num, length, heads, size = query.shape
-    groups = key.shape[2]
+    groups, past = key.shape[2], key.shape[1] - length
     share = heads // groups
-    queries = (query * scale).transpose([0, 2, 1, 3]).reshape([num, groups, share, length, size])
-    keys, values = key.transpose([0, 2, 3, 1]), value.transpose([0, 2, 1, 3])  # [N, G, D, L], [N, G, L, D]
+    queries = (query * settings.scale).transpose([0, 2, 1, 3]).reshape([num, groups, share, length, size])
+    keys, values = key.transpose([0, 2, 3, 1]), value.transpose([0, 2, 1, 3])  # [N, G, D, S], [N, G, S, D]
     blocks = []
     for start, end in _blocks(length):
-        first = max(0, start - window + 1) if window else 0
-        whole = end - first == length
+        seen = past + end
+        first = max(0, past + start - settings.window + 1) if settings.window else 0
+        whole = seen - first == past + length
         block = queries if end - start == length else queries[:, :, :, start:end]
-        seen_keys, seen_values = (keys, values) if whole else (keys[:, :, :, first:end], values[:, :, first:end])
+        seen_keys, seen_values = (keys, values) if whole else (keys[:, :, :, first:seen], values[:, :, first:seen])
         scores = block.reshape([num, groups, share * (end - start), size]) @ seen_keys
-        scores = scores.reshape([num, groups, share, end - start, end - first])
-        scores = scores + _bias(start, end, first, window, scores.dtype)
-        if slopes is not None:
-            scores = scores + _alibi(slopes.reshape([groups, share, 1, 1]), first, end)
+        scores = settings.capped(scores.reshape([num, groups, share, end - start, seen - first]))
+        scores = scores + _bias(past + start, seen, first, settings.window, scores.dtype)
+        if settings.slopes is not None:
+            scores = scores + _alibi(settings.slopes.reshape([groups, share, 1, 1]), first, seen)
         weights = F.softmax(scores, axis=-1)
-        mixed = weights.reshape([num, groups, share * (end - start), end - first]) @ seen_values
+        mixed = weights.reshape([num, groups, share * (end - start), seen - first]) @ seen_values
         blocks.append(mixed.reshape([num, heads, end - start, size]))
     joined = blocks[0] if len(blocks) == 1 else paddle.concat(blocks, axis=2)
     return joined.transpose([0, 2, 1, 3])

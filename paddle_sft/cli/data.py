@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -92,7 +92,7 @@ def show(words: List[str]) -> int:
     built = build_samples(arguments.data, tokenizer, split or "train", stage, progress=False, model_folder=model_folder)
     print("\n".join(built.lines()))
     colored = wants_color(sys.stdout.isatty())
-    for sample in built.samples[: int(number or 3)]:
+    for sample in islice(built.samples, int(number or 3)):
         print("\n" + show_sample(sample, tokenizer, colored))
     return 0
 

@@ -19,13 +19,13 @@ from paddle_sft.core.atomic import move_into, write_json
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.log import get_logger, num_ranks, rank, set_level
 from paddle_sft.core.records import Conversation, Sample
-from paddle_sft.data.build import SampleSet, build_samples, find_sources, read_sources
+from paddle_sft.data.build import SampleSet, build_samples
+from paddle_sft.data.sources import find_sources, read_sources
 from paddle_sft.generate.generation import Sampling
 from paddle_sft.generate.predict import predict
 from paddle_sft.models.config import read_config
 from paddle_sft.models.device import choose_device, choose_half_precision, parameter_dtype
 from paddle_sft.models.hub import LoadedModel, build_from_scratch, load_model
-from paddle_sft.models.packed import read_by_segments
 from paddle_sft.models.remote import local_folder
 from paddle_sft.models.tokenizers import fill_token, load_tokenizer, require_known_ids
 from paddle_sft.packing.certificate import certify
@@ -203,7 +203,6 @@ class Run:
 
     def _trainer(self) -> SFTTrainer:
         network, train = self.loaded.model, self.train_arguments
-        read_by_segments(network, self.loaded.config)
         if train.recompute:
             let_gradients_reach_the_first_layer(network)
         if self.arguments.model.neftune:
@@ -252,7 +251,6 @@ class Run:
     def predict(self) -> None:
         """Answers to the dev split's prompts into predictions.json (JSON lines with src, tgt, output)."""
         if rank() == 0:
-            self.loaded.model.row_layout.clear()
             rows = predict(
                 self.loaded.model,
                 self.tokenizer,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,12 @@ import numpy as np
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError, DataError
 from paddle_sft.core.records import Conversation, Sample
-from paddle_sft.data.formats import Layout, RowReader, read_columns
 from paddle_sft.data.length_policy import LengthReport, apply_length_policy
 from paddle_sft.data.own_template import ChosenTemplate, choose_template
 from paddle_sft.data.plain_rows import Document
 from paddle_sft.data.problems import Problems
-from paddle_sft.data.registry import resolve_datasets
-from paddle_sft.data.source import find_files, read_rows
+from paddle_sft.data.sources import find_sources, read_sources
+from paddle_sft.data.store import SampleStore
 from paddle_sft.data.tokenize import (
     Draft,
     Specials,
@@ -35,7 +33,7 @@ from paddle_sft.data.workers import map_in_chunks
 class SampleSet:
     """The samples of one split, in file order, and what became of the rows."""
 
-    samples: List[Sample]
+    samples: SampleStore
     report: LengthReport
     files: Tuple[Path, ...]
     unused_keys: Tuple[Tuple[str, int], ...]
@@ -81,7 +79,7 @@ def build_samples(
     )
     files = tuple(path for source in sources for path in source.files)
     notes = (*found.notes, *(render.notes if render else ()))
-    return SampleSet(samples, report, files, found.unused_keys, notes)
+    return SampleSet(SampleStore.of(samples), report, files, found.unused_keys, notes)
 
 
 def choose_render(
@@ -98,81 +96,6 @@ def choose_render(
         train_on_prompt=bool(getattr(arguments, "train_on_prompt", False)),
         mask_history=bool(getattr(arguments, "mask_history", False)),
     )
-
-
-@dataclass(frozen=True)
-class FoundSource:
-    """The files of one source and split, and how their rows look."""
-
-    files: Tuple[Path, ...]
-    layout: Layout
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class FoundRecords:
-    """The records of a stage, in file order."""
-
-    records: list
-    unused_keys: Tuple[Tuple[str, int], ...]
-    notes: Tuple[str, ...]
-
-
-def find_sources(arguments, split: str) -> List[FoundSource]:
-    """The sources of a split: what `dataset` names in the registry, or else dataset_name_or_path.
-
-    Raises:
-        DataError: nothing there, or both are given.
-        ArgumentError: an unknown name, format or column; weights, which need mixing.
-    """
-    layout = Layout(getattr(arguments, "data_format", None), read_columns(getattr(arguments, "columns", None)))
-    names, path = getattr(arguments, "dataset", None), arguments.dataset_name_or_path
-    if not names:
-        found = [FoundSource(tuple(find_files(path, split)), layout)]
-        missing = f"{path} has no {split} data: looked for {split}.json and {split}/*.json (or .jsonl) in a folder."
-    else:
-        if path or layout != Layout():
-            raise ArgumentError(
-                "dataset names data sets of the registry, which says path, format and columns; leave out "
-                "dataset_name_or_path, data_format and columns"
-            )
-        named = resolve_datasets(names, getattr(arguments, "dataset_dir", None))
-        heavy = [source.name for source in named if source.weight != 1]
-        if heavy:
-            raise ArgumentError(f"weights of data sets ({', '.join(heavy)}) are not available yet; set weight to 1")
-        found = [FoundSource(tuple(source.files(split)), source.layout, source.name) for source in named]
-        missing = f"none of the data sets {', '.join(source.name for source in named)} has {split} data."
-    found = [source for source in found if source.files]
-    if not found:
-        raise DataError(f"{missing} Add it, or switch evaluation off.")
-    return found
-
-
-def read_sources(sources: Sequence[FoundSource], stage: str, max_samples: Optional[int] = None) -> FoundRecords:
-    """What `stage` trains on, of all rows of all sources one after another. `max_samples` holds for all together.
-
-    Raises:
-        DataError: every bad line and row at once.
-    """
-    problems = Problems()
-    unused: Counter = Counter()
-    records: list = []
-    notes: List[str] = []
-    for source in sources:
-        reader = RowReader(stage, source.layout)
-        left = None if max_samples is None else max_samples - len(records)
-        for row, place in read_rows(source.files, left, problems):
-            try:
-                record, keys = reader.read(row, place)
-            except DataError as error:
-                problems.add(str(error))
-                continue
-            records.append(record)
-            unused.update(keys)
-        notes += [f"{source.name}: {line}" if source.name else line for line in reader.lines()]
-    files = [path for source in sources for path in source.files]
-    problems.raise_any(str(files[0].parent if len(files) > 1 else files[0]))
-    return FoundRecords(records, tuple(unused.most_common()), tuple(notes))
 
 
 def require_trained(drafts: Sequence[Draft]) -> None:

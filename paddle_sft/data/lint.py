@@ -9,13 +9,14 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 
 from paddle_sft.core.errors import DataError
 from paddle_sft.core.records import Conversation
-from paddle_sft.data.build import choose_render, find_sources
+from paddle_sft.data.build import choose_render
 from paddle_sft.data.dialogue import JudgedConversation, PreferencePair
 from paddle_sft.data.formats import RowReader
 from paddle_sft.data.joint import find_special_tokens
 from paddle_sft.data.length_policy import POLICIES
 from paddle_sft.data.problems import Problems
 from paddle_sft.data.source import SPLITS, read_rows
+from paddle_sft.data.sources import find_sources
 from paddle_sft.data.text_checks import find_broken_end, find_damage, find_marks, find_role_order, template_marks
 from paddle_sft.data.tokenize import Draft, Specials, find_specials, tokenize_conversations, tokenize_documents
 

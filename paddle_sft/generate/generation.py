@@ -14,7 +14,6 @@ from tqdm import tqdm
 from paddle_sft.core.records import Conversation, Turn
 from paddle_sft.data.own_template import choose_template
 from paddle_sft.data.tokenize import find_specials, tokenize_conversations
-from paddle_sft.models.config import require_within_window
 from paddle_sft.models.tokenizers import fill_token, require_known_ids
 
 
@@ -76,8 +75,7 @@ def generate_texts(
     ids = prompts.ids
     largest = max((int(row.max()) for row in ids if len(row)), default=0)
     require_known_ids(largest, model.config.vocab_size, "the prompts")
-    longest = max((len(one) for one in ids), default=0) + sampling.max_new_tokens
-    require_within_window({**model.config.to_dict(), "model_type": model.config.model_type}, longest, "generation")
+    model.row_layout.clear()
     answers: Dict[int, str] = {}
     bar = tqdm(total=len(ids), desc="generating", unit="prompt", leave=False, mininterval=1.0)
     for batch in _equal_lengths(ids, batch_size):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Dict
 
 from paddle_sft.core.errors import ModelError
-from paddle_sft.models.families import FAMILIES, attention_window, find_family
+from paddle_sft.models.catalogue import FAMILIES, find_family
+from paddle_sft.models.family import REQUIRED, find_named
 
 CONFIG_NAME = "config.json"
 
@@ -34,10 +35,12 @@ def read_config(path: Path) -> Dict[str, Any]:
         raise ModelError(f"{file} is not readable JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{file} must hold a JSON object, it holds a {type(config).__name__}")
-    config = _spell_as_paddlenlp(config)
+    config = _with_main_names(_spell_as_paddlenlp(config))
     _require_counts(config, file)
-    find_family(config, str(file))
-    return config
+    family = find_family(config, str(file))
+    if "paddlenlp_version" in config:  # written by PaddleNLP, which leaves out what are its own defaults
+        return config
+    return {**family.defaults(), **config}
 
 
 _COUNTS = (
@@ -69,38 +72,35 @@ def _spell_as_paddlenlp(config: Dict[str, Any]) -> Dict[str, Any]:
     return config
 
 
+def _with_main_names(config: Dict[str, Any]) -> Dict[str, Any]:
+    """Other names that transformers takes for a key, as the key: BLOOM's n_embed is its hidden_size."""
+    family = FAMILIES.get(config.get("model_type", ""))
+    aliases = family.aliases if family else {}
+    plain = {key: value for key, value in config.items() if key not in aliases}
+    return {**{aliases[key]: value for key, value in config.items() if key in aliases}, **plain}
+
+
 def to_paddlenlp(config: Dict[str, Any]) -> Any:
     """A PaddleNLP config object from what `read_config` returned."""
-    import paddlenlp.transformers as transformers
-
     family = FAMILIES[config["model_type"]]
-    given = {key: value for key, value in config.items() if key not in ("model_type", "transformers_version")}
-    given["architectures"] = [family.model_class]
-    return getattr(transformers, family.config_class)(**given)
+    given = {family.spelled.get(key, key): value for key, value in config.items() if key not in _NOT_FOR_PADDLENLP}
+    given["architectures"] = [family.model_class.split(":")[1]]
+    made = find_named(family.config_class)(**given)
+    made.model_type = config["model_type"]
+    return made
+
+
+_NOT_FOR_PADDLENLP = ("model_type", "transformers_version")
 
 
 def to_hugging_face(config: Any, dtype: str) -> Dict[str, Any]:
     """The config.json that transformers reads, from a PaddleNLP config object."""
     family = FAMILIES[config.model_type]
     content: Dict[str, Any] = {"architectures": [family.hf_architecture], "model_type": config.model_type}
-    for key in family.hf_keys:
-        if getattr(config, key, None) is not None or key == "sliding_window":  # left out, it would mean 4,096
-            content[key] = getattr(config, key)
-    content.update(family.hf_constants)
+    for key, default in family.keys.items():
+        value = getattr(config, family.spelled.get(key, key), None)
+        if value is not None or default not in (None, REQUIRED):  # left out, it would mean the default
+            content[key] = value
+    content.update({key: allowed[0] for key, allowed in family.only.items()})
     content["torch_dtype"] = dtype
     return content
-
-
-def require_within_window(config: Dict[str, Any], num_tokens: int, place: str) -> None:
-    """Refuse rows longer than the model's sliding window where PaddleNLP's own attention computes: it ignores it.
-
-    Raises:
-        ModelError: names the window and the remedy.
-    """
-    window = attention_window(config)
-    if window and num_tokens > window:
-        raise ModelError(
-            f"{place} of {num_tokens} tokens, prompt and answer: the model looks back over a sliding window of "
-            f"{window}, which PaddleNLP 3.0.0b4 ignores when it generates (training here keeps it); shorten the "
-            f"prompts, or set max_new_tokens so that both fit into {window}"
-        )

@@ -57,19 +57,22 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _Rotary.apply(x, cos, sin)
 
 
-def use_cpu_forms(model: nn.Layer) -> None:
-    """Replace the forward of every RMSNorm of a PaddleNLP model, in place, if it computes on a CPU."""
+def use_cpu_forms(model: nn.Layer, norms: Tuple[str, ...]) -> None:
+    """Replace the forward of every RMSNorm of a PaddleNLP model, in place, if it computes on a CPU.
+
+    `norms` are the class names; one that starts with Gemma stores the scale's distance from 1.
+    """
     if not paddle.get_device().startswith("cpu"):
         return
     for layer in model.sublayers():
-        if type(layer).__name__ in ("LlamaRMSNorm", "Qwen2RMSNorm", "MistralRMSNorm", "GemmaRMSNorm"):
-            layer.forward = _NormForward(layer, offset=type(layer).__name__ == "GemmaRMSNorm")
+        if type(layer).__name__ in norms:
+            layer.forward = _NormForward(layer, offset=type(layer).__name__.startswith("Gemma"))
 
 
 class _NormForward:
     def __init__(self, layer: nn.Layer, offset: bool) -> None:
         self._layer = layer
-        self._offset = offset  # gemma stores the scale's distance from 1
+        self._offset = offset
 
     def __call__(self, x: Tensor) -> Tensor:
         weight = self._layer.weight + 1 if self._offset else self._layer.weight

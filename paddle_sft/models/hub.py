@@ -13,10 +13,11 @@ from paddle import nn
 
 from paddle_sft.core.errors import ModelError
 from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, convert
+from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.config import read_config, to_paddlenlp
-from paddle_sft.models.families import FAMILIES
+from paddle_sft.models.family import find_named
 from paddle_sft.models.fast import use_cpu_forms
-from paddle_sft.models.mends import mend
+from paddle_sft.models.packed import read_by_segments
 from paddle_sft.models.weights import ModelWeights, rename_table
 
 
@@ -70,12 +71,12 @@ def build_from_scratch(config: Dict[str, Any], dtype: str, seed: int) -> nn.Laye
 
 
 def _build(config: Dict[str, Any]) -> nn.Layer:
-    import paddlenlp.transformers as transformers
-
     family = FAMILIES[config["model_type"]]
-    model = getattr(transformers, family.model_class)(to_paddlenlp(config))
-    mend(model, config)
-    use_cpu_forms(model)
+    model = find_named(family.model_class)(to_paddlenlp(config))
+    if family.mend:
+        find_named(family.mend)(model, config)
+    use_cpu_forms(model, family.norms)
+    read_by_segments(model, config)
     return model
 
 

@@ -8,7 +8,6 @@ import paddle
 from paddle import Tensor
 
 from paddle_sft.losses.supervised import token_loss_sum
-from paddle_sft.models.packed import set_segments
 
 Segments = Sequence[Sequence[int]]
 
@@ -27,7 +26,7 @@ class Supervised:
                 at its end, which a causal model never looks at.
         """
         rows, width = input_ids.shape
-        set_segments(model, segment_lengths or [[width]] * rows)
+        model.row_layout.set(segment_lengths or [[width]] * rows)
         output = model(input_ids=input_ids)
         return output[0] if isinstance(output, (tuple, list)) else output
 

@@ -139,7 +139,7 @@ def test_the_table_of_other_spellings_is_what_the_arguments_do(name):
 
 @pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
 def test_the_table_of_what_works_names_the_families_of_the_code_and_the_refused_rows(name):
-    from paddle_sft.models.families import FAMILIES
+    from paddle_sft.models.catalogue import FAMILIES
 
     table = [line for line in prose(BY_NAME[name]).splitlines() if line.startswith("| ")]
     assert any(all(family in line for family in FAMILIES) for line in table)

@@ -15,7 +15,7 @@ from paddle_sft.core.errors import ArgumentError, ModelError
 from paddle_sft.core.tensorfile import TensorFile, from_float32, to_float32, write_arrays
 from paddle_sft.export.merge import _LONGEST_PROMPT, RECEIPT, MergeJob, describe, merge
 from paddle_sft.export.receipt import PROMPTS
-from paddle_sft.models.families import FAMILIES
+from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.hub import load_model
 from paddle_sft.models.tokenizers import load_tokenizer
 from paddle_sft.models.weights import INDEX_NAME, PDPARAMS_NAME, WEIGHTS_NAME

@@ -8,8 +8,9 @@ import pytest
 
 from paddle_sft.adapters.attach import attach
 from paddle_sft.adapters.lora.config import LoRAConfig
-from paddle_sft.data.build import FoundSource, build_samples, read_sources
+from paddle_sft.data.build import build_samples
 from paddle_sft.data.formats import Layout
+from paddle_sft.data.sources import FoundSource, read_sources
 from paddle_sft.generate.generation import Sampling, generate_texts, prompt_ids
 from paddle_sft.generate.predict import predict
 from tests import tiny

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from paddle_sft.core.errors import ModelError
-from paddle_sft.models.config import read_config, require_within_window, to_hugging_face, to_paddlenlp
-from paddle_sft.models.families import FAMILIES, attention_window
+from paddle_sft.models.catalogue import FAMILIES, attention_windows
+from paddle_sft.models.config import read_config, to_hugging_face, to_paddlenlp
 from paddle_sft.models.writer import write_config
 from tests import tiny
 
@@ -66,7 +66,7 @@ REFUSED = [
     ("mistral", dict(rope_scaling={"type": "dynamic"}), "rope_scaling of type 'dynamic'"),
     ("mistral", dict(head_dim=16), "head_dim 16"),
     ("mistral", dict(tie_word_embeddings=True), "tie_word_embeddings true"),
-    ("gemma", dict(hidden_activation="relu"), "hidden_act 'relu'"),
+    ("gemma", dict(hidden_activation="relu"), "hidden_activation 'relu'"),
     ("gemma", dict(rope_scaling={"type": "linear"}), "rope_scaling of type 'linear'"),
     ("gemma", dict(attention_bias=True), "attention_bias true"),
 ]
@@ -84,6 +84,12 @@ def test_every_refusal_of_a_family_is_tried_above(family):
     for number, refuse in enumerate(FAMILIES[family].refusals):
         cases = [tiny.config(family, **changes) for name, changes, _ in REFUSED if name == family]
         assert any(refuse(case) for case in cases), f"no case in REFUSED makes refusal {number} of {family} speak"
+
+
+@pytest.mark.parametrize("family, key", [(name, key) for name, family in FAMILIES.items() for key in family.only])
+def test_a_key_at_a_value_that_the_class_ignores_is_refused(read, family, key):
+    with pytest.raises(ModelError, match=f"{key} 'other' .this class computes "):
+        read(family, **{key: "other"})
 
 
 def test_all_that_is_wrong_is_said_at_once(read):
@@ -132,7 +138,7 @@ def test_a_written_config_says_what_the_model_computes_with(family, layout, tmp_
     write_config(tmp_path, config, layout, "float32")
     back = to_paddlenlp(read_config(tmp_path))
     assert type(back) is type(config)
-    for key in FAMILIES[family].hf_keys:
+    for key in FAMILIES[family].keys:
         assert getattr(back, key, None) == getattr(config, key, None), key
 
 
@@ -141,14 +147,33 @@ def test_a_mistral_without_a_window_says_so_to_transformers_whose_default_is_one
     assert to_hugging_face(to_paddlenlp(tiny.config("mistral", sliding_window=64)), "float32")["sliding_window"] == 64
 
 
-def test_rows_longer_than_a_window_that_would_be_ignored_are_refused():
-    config = tiny.config("mistral", sliding_window=64)
-    require_within_window(config, 64, "m")
-    with pytest.raises(ModelError, match="(?s)of 65 tokens.*64|window of 64 .*of 65 tokens"):
-        require_within_window(config, 65, "m")
-
-
 def test_a_window_counts_only_where_it_is_in_use():
-    assert attention_window(tiny.config("mistral")) == 0
-    assert attention_window(tiny.config("qwen2", sliding_window=64, use_sliding_window=False)) == 0
-    assert attention_window(tiny.config("qwen2", sliding_window=64, use_sliding_window=True)) == 64
+    def windows(family, **changes):
+        return attention_windows(tiny.config(family, **changes))
+
+    assert windows("mistral") == [0, 0]
+    assert windows("mistral", sliding_window=64) == [64, 64]
+    assert windows("qwen2", sliding_window=64, use_sliding_window=False) == [0, 0]
+    assert windows("qwen2", sliding_window=64, use_sliding_window=True, max_window_layers=1) == [0, 64]
+    kinds = ["sliding_attention", "full_attention"]
+    assert windows("qwen2", sliding_window=64, use_sliding_window=True, layer_types=kinds) == [64, 0]
+
+
+def test_a_key_that_is_left_out_means_what_transformers_takes(read):
+    assert read("gemma", remove=["tie_word_embeddings"])["tie_word_embeddings"] is True
+    assert read("mistral", remove=["sliding_window"])["sliding_window"] == 4096
+
+
+def test_a_key_that_paddlenlp_left_out_means_what_paddlenlp_takes(read):
+    assert "rms_norm_eps" not in read("llama", paddlenlp_version="3.0.0b4")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_key_that_no_model_can_do_without_is_asked_for(read, family):
+    with pytest.raises(ModelError, match=f"hidden_size is not there; a {family} config must give it"):
+        read(family, remove=["hidden_size"])
+
+
+def test_keys_that_nobody_reads_are_known_by_name():
+    config = tiny.config("llama", attention_bias=False, transformers_version="5.0", my_key=1, use_cache=True)
+    assert FAMILIES["llama"].unknown(config) == ["my_key"]

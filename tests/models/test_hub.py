@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from paddle_sft.core.errors import ModelError
 from paddle_sft.core.tensorfile import TensorFile, from_float32, to_float32, write_arrays
-from paddle_sft.models.families import FAMILIES
+from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.hub import build_empty, build_from_scratch, dtype_name, load_model, unique_parameters
 from paddle_sft.models.weights import WEIGHTS_NAME
 from paddle_sft.models.writer import write_model

@@ -44,7 +44,7 @@ def test_gemma_computes_the_tanh_form_of_gelu(model_folder):
 
 
 def test_upstream_still_computes_the_exact_form_of_gelu_so_the_mend_is_needed(model_folder):
-    """Red when PaddleNLP mends GemmaMLP: then models/mends.py can go."""
+    """Red when PaddleNLP mends GemmaMLP: then models/networks/gemma.py can go."""
     mlp = tiny.load(model_folder("gemma")).gemma.layers[0].mlp
     x = 3.0 * paddle.randn([2, 32])
     exact = mlp.down_proj(F.gelu(mlp.gate_proj(x)) * mlp.up_proj(x))

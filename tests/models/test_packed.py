@@ -8,7 +8,6 @@ import pytest
 
 from paddle_sft.models.config import read_config
 from paddle_sft.models.hub import build_from_scratch, unique_parameters
-from paddle_sft.models.packed import read_by_segments
 from tests import tiny
 
 SAMPLES = [[5, 17, 90, 3, 8, 42, 7], [1, 77, 20, 31, 64], [9], [4, 33]]
@@ -51,7 +50,7 @@ def test_packed_is_one_by_one(tmp_path, family, recompute):
         for layer in model.sublayers():
             if hasattr(layer, "enable_recompute"):
                 layer.enable_recompute = True
-    read_by_segments(model, config).set([[len(sample) for sample in SAMPLES]])
+    model.row_layout.set([[len(sample) for sample in SAMPLES]])
     packed = logits(model, [token for sample in SAMPLES for token in sample])
     np.testing.assert_allclose(packed.numpy()[0], np.concatenate([one.numpy()[0] for one in alone]), atol=1e-5)
     found = gradients(model, (packed * packed).sum())
@@ -62,19 +61,54 @@ def test_packed_is_one_by_one(tmp_path, family, recompute):
 def test_a_sliding_window_is_kept_inside_segments(tmp_path):
     """PaddleNLP ignores the window; by segments the first tokens of a long sample stop mattering to its last."""
     model, config = build(tmp_path, "mistral", sliding_window=3, num_hidden_layers=1)
-    rows = read_by_segments(model, config)
-    rows.set([[6]])
+    model.row_layout.set([[6]])
     one, other = [9, 4, 5, 6, 7, 8], [33, 4, 5, 6, 7, 8]
     last = [logits(model, ids).numpy()[0, -1] for ids in (one, other)]
     np.testing.assert_array_equal(*last)
     assert np.abs(logits(model, one).numpy()[0, 2] - logits(model, other).numpy()[0, 2]).max() > 1e-3
 
 
-def test_cleared_rows_give_the_models_own_attention_back(tmp_path):
+def test_cleared_rows_are_whole_again(tmp_path):
     model, config = build(tmp_path, "llama")
     before = logits(model, SAMPLES[0]).numpy()
-    rows = read_by_segments(model, config)
-    rows.set([[3, 4]])
+    model.row_layout.set([[3, 4]])
     assert np.abs(logits(model, SAMPLES[0]).numpy() - before).max() > 1e-3
-    rows.clear()
+    model.row_layout.clear()
     np.testing.assert_array_equal(logits(model, SAMPLES[0]).numpy(), before)
+
+
+def test_rows_of_another_shape_than_the_segments_are_refused(tmp_path):
+    model, _ = build(tmp_path, "bloom")
+    model.row_layout.set([[3, 4]])
+    with pytest.raises(ValueError, match="segments were set for rows .1, 7., the rows are .1, 5."):
+        logits(model, SAMPLES[1])
+
+
+def test_a_mask_that_hides_tokens_is_refused(tmp_path):
+    model, _ = build(tmp_path, "llama")
+    with pytest.raises(ValueError, match="equal lengths"):
+        model(input_ids=paddle.to_tensor([SAMPLES[1]]), attention_mask=paddle.to_tensor([[0, 1, 1, 1, 1]]))
+
+
+WINDOWED = [
+    ("mistral", dict(sliding_window=3)),
+    ("qwen2", dict(use_sliding_window=True, sliding_window=3, max_window_layers=1)),
+]
+
+
+@pytest.mark.parametrize("family, changes", [(family, {}) for family in tiny.CONFIGS] + WINDOWED)
+def test_a_cache_gives_what_reading_the_whole_row_gives(tmp_path, family, changes):
+    model, _ = build(tmp_path, family, **changes)
+    model.eval()
+    ids = paddle.to_tensor(np.random.default_rng(0).integers(4, 96, (2, 9)))
+    model.row_layout.set([[9], [9]])
+    expected = model(input_ids=ids)
+    expected = (expected[0] if isinstance(expected, tuple) else expected).numpy()
+    model.row_layout.clear()
+    name = "cache" if family == "bloom" else "past_key_values"
+    tokens, past = [], None
+    for start, end in ((0, 5), (5, 6), (6, 9)):
+        output = model(input_ids=ids[:, start:end], use_cache=True, **{name: past})
+        tokens.append(output[0].numpy())
+        past = output[1]
+    np.testing.assert_allclose(np.concatenate(tokens, axis=1), expected, atol=1e-5)

@@ -25,7 +25,7 @@ def test_a_llama_tokenizer_does_not_find_the_file_that_transformers_writes(tmp_p
 
 
 def test_mistral_gives_a_tied_head_weights_of_its_own():
-    """Refused in models/families.py, _tied_head."""
+    """Refused in models/families/mistral.py."""
     config = transformers.MistralConfig(**{**tiny.config("mistral"), "tie_word_embeddings": True})
     model = transformers.MistralForCausalLM(config)
     assert model.lm_head.weight is not model.mistral.embed_tokens.weight

@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from paddle_sft.core.errors import ModelError
 from paddle_sft.core.tensorfile import TensorFile, write_arrays
-from paddle_sft.models.families import FAMILIES
+from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.hub import load_model
 from paddle_sft.models.weights import INDEX_NAME, WEIGHTS_NAME, WeightFolder
 from paddle_sft.models.writer import parse_size, renames_of, write_model

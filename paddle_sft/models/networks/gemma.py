@@ -1,4 +1,4 @@
-"""Places where PaddleNLP's model classes compute something else than the checkpoint says, mended one by one."""
+"""What PaddleNLP's Gemma computes otherwise than the checkpoint says."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 
-def mend(model: nn.Layer, config: Dict[str, Any]) -> None:
-    """Apply every mend that the model needs, in place."""
-    if config["model_type"] == "gemma":
-        _use_tanh_gelu(model)
-
-
-def _use_tanh_gelu(model: nn.Layer) -> None:
+def use_tanh_gelu(model: nn.Layer, config: Dict[str, Any]) -> None:
     """paddlenlp 3.0.0b4: GemmaMLP computes the exact gelu; Gemma was trained with the tanh form, as in transformers."""
     from paddlenlp.transformers.gemma.modeling import GemmaMLP
 
