@@ -14,6 +14,7 @@ DEPENDENCIES = [
     "paddlenlp==3.0.0b4",
     "paddleslim>=2.6,<2.7",
     "sentencepiece>=0.1.99",
+    "tokenizers>=0.21,<0.22",  # models/tokenizing is built on it; paddlenlp 3.0.0b4 knows no other release
     "pyyaml>=5.4",
     "tqdm",
     "safetensors>=0.6",  # paddlepaddle 3.3 asks for it too
@@ -41,8 +42,9 @@ EXTRAS = {
     "gpu": ["paddlepaddle-gpu>=3.0,<3.4"],
     "eval": [],  # nothing yet: what exists of evaluation needs the dependencies above only
     "serve": [],  # the same
+    "modelscope": ["modelscope"],  # from_modelscope
     "loggers": ["tensorboardX", "wandb"],  # report_to; visualdl comes with paddlenlp
-    "dev": ["pytest>=7", "hypothesis", "ruff", "tensorboardX"],
+    "dev": ["pytest>=7", "hypothesis", "ruff", "tensorboardX", 'modelscope; python_version >= "3.10"'],
 }
 
 
@@ -57,7 +59,7 @@ setup(
     version=version(),
     description="Fine-tuning suite for large language models on PaddlePaddle and PaddleNLP",
     packages=find_packages(include=["paddle_sft", "paddle_sft.*"]),
-    package_data={"paddle_sft": ["**/*.json"]},
+    package_data={"paddle_sft": ["**/*.json", "**/*.cc"]},
     python_requires=">=3.9,<3.13",
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,

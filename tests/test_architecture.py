@@ -20,6 +20,7 @@ HEIGHTS = {
     "arguments": 1,
     "packing": 1,
     "masks": 1,
+    "operators": 1,
     "data": 2,
     "attention": 2,
     "quant": 2,

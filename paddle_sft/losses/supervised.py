@@ -1,34 +1,42 @@
-"""Cross entropy of trained tokens."""
+"""What evaluation measures of next-token training."""
 
 from __future__ import annotations
 
-from typing import Tuple
+import math
+from typing import Any, Dict, List
 
+import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor
 
-from paddle_sft.core.records import IGNORED
+from paddle_sft.losses.head import Head, head_statistics
 
 
-def token_loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of -log p(label) over trained positions, in float32.
+class TokenMeter:
+    """Adds up what evaluation sees, batch by batch; each metric is over every trained token.
 
-    Shapes: logits [B, T, V], labels [B, T] (already shifted: labels[:, t] is the target of logits[:, t]) -> [].
-    Positions with the label IGNORED add nothing. A position whose loss is exactly 0 still counts for the divisor,
-    which is why the divisor comes from the labels and not from here.
+    totals [3] float64: sum of losses, trained tokens, hits. Those of several ranks may be added before they are read.
     """
-    vocabulary = logits.shape[-1]
-    return F.cross_entropy(
-        logits.reshape([-1, vocabulary]).astype("float32"),
-        labels.reshape([-1]),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
 
+    def __init__(self, head: Head) -> None:
+        self.totals = np.zeros(3, dtype=np.float64)
+        self._head = head
 
-def token_statistics(logits: Tensor, labels: Tensor) -> Tuple[float, int, int]:
-    """(loss sum, trained tokens, tokens whose most likely word is the label) of one batch, for evaluation."""
-    trained = labels != IGNORED
-    hits = paddle.logical_and(logits.argmax(axis=-1) == labels, trained)
-    return float(token_loss_sum(logits, labels)), int(trained.sum()), int(hits.sum())
+    def add(self, hidden: Tensor, batch: Any) -> None:
+        """Hidden states [B, T, H] of a batch of `data.collate`."""
+        self.totals += head_statistics(hidden, paddle.to_tensor(batch.labels), self._head)
+
+    def metrics(self, num_samples: int) -> Dict[str, float]:
+        """loss, perplexity, accuracy, tokens."""
+        loss_sum, num_trained, hits = self.totals
+        loss = float(loss_sum / num_trained)
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "accuracy": float(hits / num_trained),
+            "tokens": int(num_trained),
+        }
+
+    def lines(self, num_samples: int) -> List[str]:
+        """Nothing beside the metrics."""
+        return []

@@ -1,13 +1,20 @@
 """On a CPU: the same numbers in fewer passes over memory. Paddle's elementwise CPU kernels run on one thread, so after
-the matrix products their number decides the speed. On a GPU nothing here is used."""
+the matrix products their number decides the speed. Compiled operators do the work where there is a compiler, else the
+cheapest compositions of Paddle's. On a GPU nothing here is used."""
 
 from __future__ import annotations
 
 from typing import Any, Optional, Tuple
 
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
+
+from paddle_sft.operators import cpu
+
+GATED_MLPS = ("LlamaMLP", "Qwen2MLP", "MistralMLP", "Qwen2MoeMLP")
+"""Layers that compute down(silu(gate) * up)."""
 
 
 class _RMSNorm(PyLayer):
@@ -53,12 +60,31 @@ class _Rotary(PyLayer):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864). x [B, T, H, D], cos and sin [B, T, 1, D]."""
-    return _Rotary.apply(x, cos, sin)
+    """Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864).
+
+    x [B, T, H, D], cos and sin [B, T, 1, R]; if R is less than D, only the first R numbers of a head turn.
+    """
+    return cpu.Rotary.apply(x, cos, sin) if cpu.is_compiled_for(x) else composed_rotate(x, cos, sin)
+
+
+def composed_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` by Paddle's operators."""
+    size = cos.shape[-1]
+    if size == x.shape[-1]:
+        return _Rotary.apply(x, cos, sin)
+    return paddle.concat([_Rotary.apply(x[..., :size], cos, sin), x[..., size:]], axis=-1)
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm over the last axis; the mean is taken in float32. x [..., D], weight [D]."""
+    if paddle.get_device().startswith("cpu"):
+        return (cpu.RMSNorm if cpu.is_compiled_for(x) else _RMSNorm).apply(x, weight, epsilon)
+    mean = x.astype("float32").square().mean(-1, keepdim=True)
+    return (paddle.rsqrt(mean + epsilon) * x).astype(weight.dtype) * weight
 
 
 def use_cpu_forms(model: nn.Layer, norms: Tuple[str, ...]) -> None:
-    """Replace the forward of every RMSNorm of a PaddleNLP model, in place, if it computes on a CPU.
+    """Replace the forward of every RMSNorm and gated MLP of a PaddleNLP model, in place, if it computes on a CPU.
 
     `norms` are the class names; one that starts with Gemma stores the scale's distance from 1.
     """
@@ -67,6 +93,8 @@ def use_cpu_forms(model: nn.Layer, norms: Tuple[str, ...]) -> None:
     for layer in model.sublayers():
         if type(layer).__name__ in norms:
             layer.forward = _NormForward(layer, offset=type(layer).__name__.startswith("Gemma"))
+        elif type(layer).__name__ in GATED_MLPS:
+            layer.forward = _GatedForward(layer)
 
 
 class _NormForward:
@@ -76,4 +104,13 @@ class _NormForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         weight = self._layer.weight + 1 if self._offset else self._layer.weight
-        return _RMSNorm.apply(x, weight, self._layer.variance_epsilon)
+        return rms_norm(x, weight, self._layer.variance_epsilon)
+
+
+class _GatedForward:
+    def __init__(self, layer: nn.Layer) -> None:
+        self._layer = layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        gate, up = self._layer.gate_proj(x), self._layer.up_proj(x)
+        return self._layer.down_proj(cpu.SwiGLU.apply(gate, up) if cpu.is_compiled_for(gate) else F.swiglu(gate, up))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Optional, Sequence
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
-from paddle_sft.losses.supervised import token_loss_sum
+from paddle_sft.losses.head import head_loss_sum
+from paddle_sft.losses.supervised import TokenMeter
+from paddle_sft.models.head import find_head, hidden_states
 
 Segments = Sequence[Sequence[int]]
 
@@ -25,12 +28,28 @@ class Supervised:
             segment_lengths: for each row the lengths of its samples and its padding; None for one sample a row, filled
                 at its end, which a causal model never looks at.
         """
-        rows, width = input_ids.shape
-        model.row_layout.set(segment_lengths or [[width]] * rows)
+        _set_rows(model, input_ids, segment_lengths)
         output = model(input_ids=input_ids)
         return output[0] if isinstance(output, (tuple, list)) else output
 
     def loss(self, model: Any, batch: Any) -> Tensor:
         """Sum over the trained tokens of a batch (the divisor belongs to the step)."""
-        logits = self.logits(model, paddle.to_tensor(batch.input_ids), batch.segment_lengths)
-        return token_loss_sum(logits, paddle.to_tensor(batch.labels))
+        input_ids = paddle.to_tensor(batch.input_ids)
+        _set_rows(model, input_ids, batch.segment_lengths, batch.positions)
+        return head_loss_sum(hidden_states(model, input_ids), paddle.to_tensor(batch.labels), find_head(model))
+
+    def outputs(self, model: Any, input_ids: Tensor) -> Tensor:
+        """What the meter reads of rows [B, T] of one sample each: hidden states [B, T, H]."""
+        _set_rows(model, input_ids, None)
+        return hidden_states(model, input_ids)
+
+    def meter(self, model: Any) -> TokenMeter:
+        """What evaluation adds its batches to."""
+        return TokenMeter(find_head(model))
+
+
+def _set_rows(
+    model: Any, input_ids: Tensor, segment_lengths: Optional[Segments], positions: Optional[np.ndarray] = None
+) -> None:
+    rows, width = input_ids.shape
+    model.row_layout.set(segment_lengths or [[width]] * rows, positions)

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from paddle_sft.attention import segments
-from paddle_sft.attention.segments import segment_attention
+from paddle_sft.attention.segments import Scoring, segment_attention
 from paddle_sft.masks.segments import dense_causal, dense_window
 
 CASES = [
@@ -53,7 +53,7 @@ def test_segments_compute_what_one_masked_square_does(monkeypatch, lengths, wind
     monkeypatch.setattr(segments, "QUERY_BLOCK", block)
     slopes = paddle.to_tensor([0.5, 0.25, 0.1, 0.05], dtype="float64") if with_slopes else None
     found, expected = draw(len(lengths), sum(lengths[0])), draw(len(lengths), sum(lengths[0]))
-    output = segment_attention(*found, lengths, scale=0.3, window=window, slopes=slopes)
+    output = segment_attention(*found, lengths, Scoring(0.3, window, slopes))
     wanted = oracle(*expected, lengths, 0.3, window, slopes)
     np.testing.assert_allclose(output.numpy(), wanted.numpy(), rtol=0, atol=1e-10)
     weight = paddle.to_tensor(np.random.default_rng(1).standard_normal(output.shape))
@@ -72,5 +72,31 @@ def test_no_score_is_computed_between_two_segments(monkeypatch):
         return softmax(scores, axis=axis)
 
     monkeypatch.setattr(segments.F, "softmax", counting)
-    segment_attention(*draw(1, 12), [[7, 5]], scale=1.0)
+    segment_attention(*draw(1, 12), [[7, 5]], Scoring(1.0))
     assert widths == [[7, 7], [5, 5]]
+
+
+def test_a_cap_bends_the_scores_before_the_mask():
+    query, key, value = draw(1, 6)
+    found = segment_attention(query, key, value, [[6]], Scoring(2.0, softcap=1.5)).numpy()[0]
+    q, k, v = (tensor.numpy()[0] for tensor in (query, key, value))
+    for head in range(4):
+        scores = 1.5 * np.tanh(2.0 * q[:, head] @ k[:, head // 2].T / 1.5)
+        weights = np.exp(scores) * np.tri(6)
+        expected = weights / weights.sum(-1, keepdims=True) @ v[:, head // 2]
+        np.testing.assert_allclose(found[:, head], expected, rtol=0, atol=1e-12)
+
+
+def test_dropout_takes_a_share_of_the_weights_and_makes_the_others_larger():
+    """Values that are the rows of a unit matrix show the weights."""
+    paddle.seed(0)
+    query, key = paddle.randn([1, 64, 4, 64], "float64"), paddle.randn([1, 64, 2, 64], "float64")
+    value = paddle.eye(64, dtype="float64").reshape([1, 64, 1, 64]).expand([1, 64, 2, 64])
+    plain = segment_attention(query, key, value, [[64]], Scoring(0.3)).numpy()
+    found = segment_attention(query, key, value, [[64]], Scoring(0.3, dropout=0.25)).numpy()
+    kept = found != 0
+    np.testing.assert_allclose(found[kept], plain[kept] / 0.75, rtol=1e-12)
+    seen = plain > 0
+    assert abs(1 - kept[seen].mean() - 0.25) < 0.02  # of 8,320
+    again = segment_attention(query, key, value, [[64]], Scoring(0.3, dropout=0.25)).numpy()
+    assert ((again != 0) != kept).any()

@@ -32,7 +32,8 @@ BASES = [
     "qwen2",
     "gemma",
     "bloom",
-]  # plain; biased and tied; tied with a wide head; fused qkv, biased and tied
+    "gpt2",
+]  # plain; biased and tied; tied with a wide head; fused qkv, biased and tied, head by head; fused part by part
 
 
 @pytest.fixture

@@ -1,0 +1,147 @@
+"""The LM head and its cross entropy in one, on trained positions only and in chunks: the logits of a row never exist.
+
+The gradient of the summed loss is taken while a chunk's logits are there. The backward pass only scales what was kept:
+one gradient the size of the trained hidden states, and for a trained head one the size of its weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterator, Optional, Tuple
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from paddle_sft.core.records import IGNORED
+from paddle_sft.operators.cpu import cross_entropy_in_place, is_compiled_for
+
+CHUNK_BYTES = 64 * 2**20
+"""Float32 logits of one chunk. Three such arrays live at a time; smaller ones make the products slower."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """logits = cap(hidden W + bias)."""
+
+    weight: Tensor
+    is_embedding: bool
+    """True for [V, H], one row a token (a head tied to the embedding); False for [H, V]."""
+    bias: Optional[Tensor] = None
+    """[V]"""
+    softcap: float = 0.0
+    """Logits s become softcap * tanh(s / softcap); 0 for none."""
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.weight.shape[0 if self.is_embedding else 1])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, H] -> [N, V] in float32."""
+        return self.capped(self.scores(hidden))
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """hidden W + bias, in float32."""
+        scores = paddle.matmul(hidden, self.weight, transpose_y=self.is_embedding)
+        return (scores if self.bias is None else scores + self.bias).astype("float32")
+
+    def capped(self, scores: Tensor) -> Tensor:
+        return self.softcap * paddle.tanh(scores / self.softcap) if self.softcap else scores
+
+    def input_gradient(self, by_scores: Tensor) -> Tensor:
+        """[N, V] -> [N, H]."""
+        return paddle.matmul(by_scores, self.weight, transpose_y=not self.is_embedding)
+
+    def add_weight_gradient(self, total: Tensor, hidden: Tensor, by_scores: Tensor) -> None:
+        """Add that of a chunk to `total`, in place: a second array of the weight's size is never made."""
+        pair = (by_scores.T, hidden) if self.is_embedding else (hidden.T, by_scores)
+        paddle.addmm_(total, *pair)
+
+
+def head_loss_sum(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
+    """Sum of -log p(label) over trained positions, in float32.
+
+    A position whose loss is 0 still counts for the divisor, which is why the divisor comes from the labels.
+
+    Shapes: hidden [B, T, H], labels [B, T], already shifted, IGNORED where nothing is trained -> [].
+    """
+    states, targets = _trained(hidden, labels)
+    if not len(targets):
+        return hidden.sum().astype("float32") * 0.0
+    if head.bias is None:
+        return _HeadLoss.apply(states, head.weight, targets, head)
+    return _HeadLoss.apply(states, head.weight, targets, head, head.bias)
+
+
+@paddle.no_grad()
+def head_statistics(hidden: Tensor, labels: Tensor, head: Head) -> Tuple[float, int, int]:
+    """(loss sum, trained tokens, tokens whose most likely word is the label) of one batch, for evaluation."""
+    states, targets = _trained(hidden, labels)
+    loss, hits = 0.0, 0
+    for start, end in _chunks(len(targets), head.vocabulary):
+        logits = head.logits(states[start:end])
+        loss += float(F.cross_entropy(logits, targets[start:end], reduction="sum"))
+        hits += int((logits.argmax(axis=-1) == targets[start:end]).sum())
+    return loss, len(targets), hits
+
+
+def _trained(hidden: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
+    """Hidden states [N, H] and labels [N] of the trained positions."""
+    labels = labels.reshape([-1])
+    positions = paddle.nonzero(labels != IGNORED).reshape([-1])
+    return paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), positions), paddle.gather(labels, positions)
+
+
+def _chunks(num: int, vocabulary: int) -> Iterator[Tuple[int, int]]:
+    """Ranges of equal length, as few as CHUNK_BYTES allows."""
+    if num:
+        parts = -(-num * vocabulary * 4 // CHUNK_BYTES)
+        size = -(-num // parts)
+        yield from ((start, min(start + size, num)) for start in range(0, num, size))
+
+
+class _HeadLoss(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, head: Head, bias: Any = None) -> Tensor:
+        loss = paddle.zeros([], dtype="float32")
+        for_states = [] if not states.stop_gradient else None
+        for_weight = None if weight.stop_gradient else paddle.zeros(weight.shape, dtype=weight.dtype)
+        for_bias = None if bias is None or bias.stop_gradient else paddle.zeros(bias.shape, dtype="float32")
+        for start, end in _chunks(len(targets), head.vocabulary):
+            chunk = states[start:end]
+            one_loss, by_scores = _loss_and_gradient(head, chunk, targets[start:end])
+            loss += one_loss
+            if for_bias is not None:
+                for_bias += by_scores.sum(0)
+            by_scores = by_scores.astype(weight.dtype)
+            if for_states is not None:
+                for_states.append(head.input_gradient(by_scores))
+            if for_weight is not None:
+                head.add_weight_gradient(for_weight, chunk.astype(weight.dtype), by_scores)
+        ctx.has_bias = bias is not None
+        ctx.gradients = (
+            None if for_states is None else paddle.concat(for_states).astype(states.dtype),
+            for_weight,
+            None if for_bias is None else for_bias.astype(bias.dtype),
+        )
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, by_loss: Tensor) -> Tuple[Optional[Tensor], ...]:
+        gradients, ctx.gradients = ctx.gradients, None  # used once; kept, they would outlive the step
+        found = [None if one is None else one.scale_(by_loss.astype(one.dtype)) for one in gradients]
+        return (found[0], found[1], None, found[2]) if ctx.has_bias else (found[0], found[1], None)
+
+
+def _loss_and_gradient(head: Head, chunk: Tensor, targets: Tensor) -> Tuple[Tensor, Tensor]:
+    """(summed loss, its gradient [N, V] by hidden W + bias)."""
+    scores = head.scores(chunk)
+    if not head.softcap and is_compiled_for(scores):  # overwritten by their gradient
+        return paddle.to_tensor(cross_entropy_in_place(scores, targets), dtype="float32"), scores
+    with paddle.enable_grad():
+        scores = scores.detach()
+        scores.stop_gradient = False
+        loss = F.cross_entropy(head.capped(scores), targets, reduction="sum")
+        (gradient,) = paddle.grad(loss, scores)
+    return loss.detach(), gradient

@@ -1,0 +1,1 @@
+"""Operators of our own for CPUs, compiled on first use. On a GPU nothing here is used."""

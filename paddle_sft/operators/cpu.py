@@ -1,0 +1,138 @@
+"""The compiled operators as Paddle functions with gradients. All tensors are float32 on the CPU.
+
+Each has a composition of Paddle's operators beside it (`models.fast`, `attention.segments`, `losses.head`), which
+computes where there is no compiler, and which the tests compare with.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+from paddle_sft.operators.build import load_operators
+
+
+def is_compiled_for(tensor: Tensor) -> bool:
+    """Whether the operators are there and compute this tensor's type."""
+    return tensor.dtype == paddle.float32 and load_operators() is not None
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
+class RMSNorm(PyLayer):
+    """y = x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        x = _whole(x)
+        size = x.shape[-1]
+        output, inverse = paddle.empty_like(x), paddle.empty([x.size // size], dtype="float32")
+        pointers = (x.data_ptr(), weight.data_ptr(), output.data_ptr(), inverse.data_ptr())
+        load_operators().rms_norm(*pointers, x.size // size, size, epsilon)
+        ctx.trains_weight = not weight.stop_gradient
+        ctx.save_for_backward(x, weight, inverse)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+        x, weight, inverse = ctx.saved_tensor()
+        gradient = _whole(gradient)
+        for_x = paddle.empty_like(x)
+        for_weight = paddle.empty_like(weight) if ctx.trains_weight else None
+        load_operators().rms_norm_grad(
+            x.data_ptr(), weight.data_ptr(), inverse.data_ptr(), gradient.data_ptr(), for_x.data_ptr(),
+            None if for_weight is None else for_weight.data_ptr(), len(inverse), x.shape[-1],
+        )  # fmt: skip
+        return for_x, for_weight
+
+
+class Rotary(PyLayer):
+    """Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864): x [B, T, H, D], cos and sin [B, T, 1, R]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, None, None]:
+        return _turn(gradient, *ctx.saved_tensor(), 1), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, inverse: int) -> Tensor:
+    x, cos, sin = _whole(x), _whole(cos), _whole(sin)
+    output = paddle.empty_like(x)
+    rows, width, heads, size = x.shape
+    pointers = (x.data_ptr(), cos.data_ptr(), sin.data_ptr(), output.data_ptr())
+    load_operators().rotary(*pointers, rows * width, heads, size, cos.shape[-1], inverse)
+    return output
+
+
+class SwiGLU(PyLayer):
+    """silu(gate) * up (Shazeer 2020, https://arxiv.org/abs/2002.05202), all of one shape."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        gate, up = _whole(gate), _whole(up)
+        output = paddle.empty_like(gate)
+        load_operators().swiglu(gate.data_ptr(), up.data_ptr(), output.data_ptr(), gate.size)
+        ctx.save_for_backward(gate, up)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensor()
+        gradient = _whole(gradient)
+        for_gate, for_up = paddle.empty_like(gate), paddle.empty_like(up)
+        tensors = (gate, up, gradient, for_gate, for_up)
+        load_operators().swiglu_grad(*(tensor.data_ptr() for tensor in tensors), gate.size)
+        return for_gate, for_up
+
+
+def cross_entropy_in_place(scores: Tensor, labels: Tensor) -> float:
+    """Sum of -log softmax(scores)[label] over rows [N, V], labels [N] int64; `scores` becomes its gradient."""
+    rows, vocabulary = scores.shape
+    return load_operators().cross_entropy_in_place(scores.data_ptr(), labels.data_ptr(), rows, vocabulary)
+
+
+class SegmentAttention(PyLayer):
+    """Causal attention inside segments, flash-like: weights are computed again in the backward pass, never kept.
+
+    Shapes: query [B, T, H, D], key and value [B, T, G, D], starts [S + 1] int64, where segments begin in the rows laid
+    end to end, and B * T -> [B, T, H, D].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, starts: np.ndarray, window: int, scale: float
+    ) -> Tensor:
+        query, key, value = _whole(query), _whole(key), _whole(value)
+        rows, width, heads, size = query.shape
+        output, log_sums = paddle.empty_like(query), paddle.empty([rows * width, heads], dtype="float32")
+        ctx.sizes = (starts.ctypes.data, len(starts) - 1, heads, key.shape[2], size, window, scale)
+        ctx.starts = starts  # keeps the memory that `sizes` points to
+        tensors = (query, key, value, output, log_sums)
+        load_operators().attention(*(tensor.data_ptr() for tensor in tensors), *ctx.sizes)
+        ctx.save_for_backward(*tensors)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        query, key, value, output, log_sums = ctx.saved_tensor()
+        gradient = _whole(gradient)
+        found = (paddle.empty_like(query), paddle.zeros_like(key), paddle.zeros_like(value))
+        tensors = (query, key, value, output, log_sums, gradient, *found)
+        load_operators().attention_grad(*(tensor.data_ptr() for tensor in tensors), *ctx.sizes)
+        return found
+
+
+def starts_of(segment_lengths: Sequence[Sequence[int]]) -> np.ndarray:
+    """[S + 1] int64 for `SegmentAttention`."""
+    lengths = [length for row in segment_lengths for length in row]
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
