@@ -14,22 +14,40 @@ CONFIGS: Dict[str, Dict[str, Any]] = {
     "llama": dict(model_type="llama", num_key_value_heads=2, rope_theta=50000.0),
     "qwen2": dict(model_type="qwen2", num_key_value_heads=2, tie_word_embeddings=True, hidden_act="silu"),
     "mistral": dict(model_type="mistral", num_key_value_heads=2, sliding_window=None, hidden_act="silu"),
+    "mixtral": dict(model_type="mixtral", num_key_value_heads=2, num_local_experts=3, num_experts_per_tok=2),
+    "qwen3": dict(model_type="qwen3", num_key_value_heads=2, head_dim=12, attention_bias=True),
+    "phi3": dict(model_type="phi3", num_key_value_heads=2, partial_rotary_factor=0.5, sliding_window=4),
+    "qwen2_moe": dict(
+        model_type="qwen2_moe", num_key_value_heads=2, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=20,
+        shared_expert_intermediate_size=28, mlp_only_layers=[0],
+    ),
     "gemma": dict(model_type="gemma", num_key_value_heads=1, head_dim=8, tie_word_embeddings=True),
+    "gemma2": dict(
+        model_type="gemma2", num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=20, sliding_window=3,
+        attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+    ),
     "bloom": dict(model_type="bloom", n_layer=2, n_head=4),
-}
+    "opt": dict(model_type="opt", ffn_dim=48, word_embed_proj_dim=20, init_std=0.1, dropout=0.0),
+    "gpt2": dict(
+        model_type="gpt2", n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=256,
+        embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0,
+    ),
+}  # fmt: skip
 _COMMON = dict(
     vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
     max_position_embeddings=256, initializer_range=0.1, bos_token_id=1, eos_token_id=2, pad_token_id=3,
 )  # fmt: skip
+_LAYERS = ("intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+_CALLED_OTHERWISE = {
+    "bloom": _LAYERS, "opt": ("intermediate_size", "initializer_range"), "gpt2": ("hidden_size", *_LAYERS),
+}  # fmt: skip
+"""Common keys that a family doesn't have, or has under another name."""
 
 
 def config(family: str, **changes: Any) -> Dict[str, Any]:
     """config.json of a tiny model."""
-    content = {**_COMMON, **CONFIGS[family], **changes}
-    if family == "bloom":
-        for key in ("intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
-            content.pop(key)
-    return content
+    common = {key: value for key, value in _COMMON.items() if key not in _CALLED_OTHERWISE.get(family, ())}
+    return {**common, **CONFIGS[family], **changes}
 
 
 def sentence(random: np.random.Generator, num_words: int) -> str:
@@ -128,8 +146,9 @@ def make_trainer(
     Quiet, on the CPU, without saving or logging unless asked to. `weights` default to the whole model.
     """
     from paddle_sft.arguments.load import load_finetune_arguments
+    from paddle_sft.cli.run_data import make_feed
+    from paddle_sft.data.store import SampleStore
     from paddle_sft.stages.catalogue import STAGES
-    from paddle_sft.train.plan import StepPlan
     from paddle_sft.train.trainer import RunData, SFTTrainer
     from paddle_sft.train.upstream import training_arguments
     from paddle_sft.train.weights import FullWeights
@@ -144,15 +163,10 @@ def make_trainer(
     file.write_text(json.dumps(given), encoding="utf-8")
     arguments = load_finetune_arguments([str(file)])
     settings = arguments.train
-    plan = StepPlan(
-        len(train), settings.per_device_train_batch_size, settings.gradient_accumulation_steps, 1,
-        settings.num_train_epochs, settings.max_steps, settings.seed, settings.shuffle,
-        bool(given.get("dataloader_drop_last", False)),
-    )  # fmt: skip
+    feed = make_feed(arguments, SampleStore.of(train))
     weights = weights or FullWeights(model, output_dir.parent)
-    return SFTTrainer(
-        model, STAGES["sft"], training_arguments(arguments, ""), settings, weights, RunData(train, dev, 3), plan
-    )
+    data = RunData(feed, {"": dev}, 3)
+    return SFTTrainer(model, STAGES[settings.stage], training_arguments(arguments, ""), settings, weights, data)
 
 
 def load(folder: Path, trainable: bool = False) -> Any:
@@ -163,6 +177,37 @@ def load(folder: Path, trainable: bool = False) -> Any:
     for parameter in model.parameters():
         parameter.stop_gradient = not trainable
     return model
+
+
+def labelled(samples: List[Any], names: Tuple[str, ...] = ("bad", "good", "so so")) -> List[Any]:
+    """The samples with a label each, of one class after the other, and nothing else to train."""
+    from paddle_sft.core.records import Sample
+
+    return [
+        Sample(one.ids, np.zeros(len(one), dtype=bool), one.place, json.dumps(names[number % len(names)]))
+        for number, one in enumerate(samples)
+    ]
+
+
+def load_classifier(folder: Path, names: Tuple[str, ...] = ("bad", "good", "so so"), trainable: bool = False) -> Any:
+    """The classifier of a folder, its head new where the folder has none."""
+    from paddle_sft.data.classes import Classes
+    from paddle_sft.models.classification import load_classifier as load_from
+
+    model = load_from(folder, "float32", Classes(names), seed=1).model
+    for parameter in model.parameters():
+        parameter.stop_gradient = not trainable
+    return model
+
+
+def load_for(stage: str, folder: Path, trainable: bool = False) -> Any:
+    """The model of a folder as a stage wants it."""
+    return (load_classifier if stage == "classification" else load)(folder, trainable=trainable)
+
+
+def samples_for(stage: str, samples: List[Any]) -> List[Any]:
+    """Samples as a stage wants them."""
+    return labelled(samples) if stage == "classification" else samples
 
 
 def logits(model: Any, ids: Any) -> np.ndarray:

@@ -30,14 +30,23 @@ def attach(model: nn.Layer, method: str, config: Any, targets: Targets) -> Any:
 
 
 def wrap(model: nn.Layer, method: str, config: Any, layers: Dict[str, nn.Layer]) -> None:
-    """Replace each layer by its adapted form; every other parameter of the model is frozen."""
+    """Replace each layer by its adapted form; every other parameter of the model is frozen, except what the model names
+    in `trained_whole`."""
     for parameter in model.parameters():
         parameter.stop_gradient = True
+    for parameter in whole_parameters(model).values():
+        parameter.stop_gradient = False
     for path, layer in layers.items():
         rows, columns = features(layer)
         delta = ADAPTERS[method].layer(rows, columns, config, dtype_name(layer.weight))
         parent, name = _parent(model, path)
         setattr(parent, name, AdaptedLinear(layer, delta))
+
+
+def whole_parameters(model: nn.Layer) -> Dict[str, Any]:
+    """Name -> parameter that is trained whole beside an adapter: a new head has no update to be small."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name] for name in getattr(model, "trained_whole", ())}
 
 
 def _parent(model: nn.Layer, path: str) -> tuple:

@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_sft.adapters.attach import wrap
+from paddle_sft.adapters.attach import whole_parameters, wrap
 from paddle_sft.adapters.base import Delta, adapted_linears
 from paddle_sft.adapters.catalogue import ADAPTERS
 from paddle_sft.core.atomic import write_json
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ModelError
 from paddle_sft.core.tensorfile import TensorFile, write_arrays
+from paddle_sft.data.classes import Classes
 from paddle_sft.models.hub import assign, stored
 from paddle_sft.models.linears import features, find_linears
+from paddle_sft.models.vocabulary import NewRows, grow, read_rows, set_rows
 
 ADAPTER_WEIGHTS = "adapter.safetensors"
 ADAPTER_CONFIG = "adapter.json"
 FORMAT_VERSION = 1
+_ROWS = ".new_rows"
+"""End of the names of rows that the base model's embedding and head have not."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,17 @@ class SavedAdapter:
     shapes: Dict[str, Tuple[int, int]]
     """Path -> (in, out) of the base layer it was trained on."""
     file: TensorFile
+    whole: Dict[str, Tuple[int, ...]]
+    """Name -> shape of the weights that were trained whole (modules_to_save)."""
+    classes: Optional[Classes] = None
+    """Of a classifier's adapter."""
+    new_rows: Optional[NewRows] = None
+    """Rows of the embedding and the LM head for new tokens."""
+
+    def rows(self) -> Dict[str, Tuple[np.ndarray, str]]:
+        """Parameter's name -> (its new rows, their type)."""
+        names = [name for name in self.file.specs if name.endswith(_ROWS)]
+        return {name[: -len(_ROWS)]: (self.file.read(name), self.file.specs[name].tag) for name in names}
 
     def delta(self, path: str) -> Delta:
         """The trained update of one layer, alone, in float32."""
@@ -47,12 +62,17 @@ class SavedAdapter:
 
 
 def adapter_arrays(model: nn.Layer) -> Dict[str, np.ndarray]:
-    """path.parameter -> array, for every adapted layer of a model."""
-    return {
+    """path.parameter -> array, for every adapted layer of a model, and whatever else the base has not."""
+    arrays = {
         f"{path}.{name}": stored(parameter)
         for path, layer in adapted_linears(model).items()
         for name, parameter in layer.delta.named_parameters()
     }
+    arrays.update({name: stored(parameter) for name, parameter in whole_parameters(model).items()})
+    rows = getattr(model, "new_rows", None)
+    if rows is not None:
+        arrays.update({name + _ROWS: array for name, array in read_rows(model, rows).items()})
+    return arrays
 
 
 def save_adapter(folder: Path, model: nn.Layer, method: str, config: Any) -> None:
@@ -62,10 +82,23 @@ def save_adapter(folder: Path, model: nn.Layer, method: str, config: Any) -> Non
         "method": method,
         "format_version": FORMAT_VERSION,
         **{key: value for key, value in asdict(config).items() if key != "target_modules"},
+        **_beyond_deltas(model),
         "base": {"model_type": model.config.model_type, "vocab_size": model.config.vocab_size, "linear_shapes": shapes},
     }
-    write_arrays(Path(folder) / ADAPTER_WEIGHTS, adapter_arrays(model), {"format": "paddle_sft"})
+    write_arrays(Path(folder) / ADAPTER_WEIGHTS, adapter_arrays(model), {"format": "paddle_sft"}, checksums=True)
     write_json(Path(folder) / ADAPTER_CONFIG, content)
+
+
+def _beyond_deltas(model: nn.Layer) -> Dict[str, Any]:
+    content: Dict[str, Any] = {}
+    whole = whole_parameters(model)
+    if whole:
+        content["modules_to_save"] = {name: list(parameter.shape) for name, parameter in whole.items()}
+    if hasattr(model, "classes"):
+        content["classes"] = {"names": list(model.classes.names), "multi_label": model.classes.multi_label}
+    if hasattr(model, "new_rows"):
+        content["new_rows"] = asdict(model.new_rows)
+    return content
 
 
 def read_adapter(folder: Path) -> SavedAdapter:
@@ -81,6 +114,11 @@ def read_adapter(folder: Path) -> SavedAdapter:
         content = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         method_name, base = content["method"], content["base"]
         shapes = {path: tuple(shape) for path, shape in base["linear_shapes"].items()}
+        whole = {name: tuple(shape) for name, shape in content.get("modules_to_save", {}).items()}
+        rows = NewRows(**content["new_rows"]) if "new_rows" in content else None
+        classes = content.get("classes")
+        if classes is not None:
+            classes = Classes(tuple(classes["names"]), classes["multi_label"], known=True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder / ADAPTER_CONFIG} is not a readable adapter config: {error!r}") from error
     if content.get("format_version") != FORMAT_VERSION:
@@ -93,7 +131,8 @@ def read_adapter(folder: Path) -> SavedAdapter:
     config = method.config(
         **{key: value for key, value in content.items() if key in known}, target_modules=tuple(shapes)
     )
-    saved = SavedAdapter(folder, method_name, config, shapes, TensorFile(folder / ADAPTER_WEIGHTS))
+    file = TensorFile(folder / ADAPTER_WEIGHTS)
+    saved = SavedAdapter(folder, method_name, config, shapes, file, whole, classes, rows)
     _require_complete(saved)
     return saved
 
@@ -102,20 +141,39 @@ def load_adapter(model: nn.Layer, folder: Path) -> SavedAdapter:
     """Attach a trained adapter to its base model, in place.
 
     Raises:
-        ModelError: the adapter was trained on another base (the shapes that differ are named).
+        ModelError: the adapter was trained on another base (the shapes that differ are named), or for other classes.
     """
     saved = read_adapter(folder)
+    _require_classes(saved, model)
     linears = find_linears(model)
     require_base(saved, {path: features(layer) for path, layer in linears.items()}, "the base model")
     wrap(model, saved.method, saved.config, {path: linears[path] for path in saved.shapes})
-    fill_adapter(model, saved.file)
+    if saved.new_rows is not None:
+        require_vocabulary(saved, int(model.config.vocab_size), "the base model")
+        grow(model, saved.new_rows.first, saved.new_rows.end)
+    fill_adapter(model, saved)
     return saved
 
 
-def fill_adapter(model: nn.Layer, file: TensorFile) -> None:
-    """Give every adapted layer of `model` its weights from a file that has them all."""
+def fill_adapter(model: nn.Layer, saved: SavedAdapter) -> None:
+    """Give `model`, which has the same layers adapted and the same vocabulary, all that the adapter's file holds."""
     for path, layer in adapted_linears(model).items():
-        _fill(layer.delta, path, file)
+        _fill(layer.delta, path, saved.file)
+    for name, parameter in whole_parameters(model).items():
+        if name in saved.whole:
+            assign(parameter, saved.file.read(name), saved.file.specs[name].tag)
+    if saved.new_rows is not None and hasattr(model, "new_rows"):
+        set_rows(model, saved.new_rows, saved.rows())
+
+
+def _require_classes(saved: SavedAdapter, model: nn.Layer) -> None:
+    if saved.classes in (None, getattr(model, "classes", None)):
+        return
+    named = ", ".join(saved.classes.names[:8])
+    raise ModelError(
+        f"the adapter in {saved.folder} is a classifier's ({named}); use it in stage classification (with do_predict "
+        "it labels texts), or merge it into its base"
+    )
 
 
 def require_base(saved: SavedAdapter, shapes: Dict[str, Tuple[int, int]], place: str) -> None:
@@ -134,6 +192,16 @@ def require_base(saved: SavedAdapter, shapes: Dict[str, Tuple[int, int]], place:
         )
 
 
+def require_vocabulary(saved: SavedAdapter, vocab_size: int, place: str) -> None:
+    """Raise ModelError unless the base has as many tokens as it had when the adapter got its new rows."""
+    rows = saved.new_rows
+    if rows is not None and rows.base_size != vocab_size:
+        raise ModelError(
+            f"the adapter in {saved.folder} was trained with new tokens behind a base of {rows.base_size} tokens, and "
+            f"{place} has {vocab_size}; give the model it was trained from"
+        )
+
+
 def _fill(delta: Delta, path: str, file: TensorFile) -> None:
     for name, parameter in delta.named_parameters():
         full = f"{path}.{name}"
@@ -147,7 +215,11 @@ def _require_complete(saved: SavedAdapter) -> None:
         for path, (rows, columns) in saved.shapes.items():
             delta = method.layer(rows, columns, saved.config, "float32")
             expected.update({f"{path}.{name}": tuple(p.shape) for name, p in delta.named_parameters()})
+    expected.update(saved.whole)
     found = {name: spec.shape for name, spec in saved.file.specs.items()}
+    if saved.new_rows is not None:
+        num = saved.new_rows.end - saved.new_rows.first
+        expected.update({name: (num, *shape[1:]) for name, shape in found.items() if name.endswith(_ROWS)})
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is not of this adapter" for name in found if name not in expected]
     problems += [

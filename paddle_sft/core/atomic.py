@@ -9,7 +9,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Tuple
 
 from paddle_sft.core.errors import CheckpointError
 
@@ -18,23 +18,25 @@ MANIFEST = "manifest.json"
 _UNFINISHED = ".unfinished-"
 
 
-def write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object, is_lasting: bool = True) -> None:
     """Write JSON beside `path`, then rename it there. Keys keep their order; text stays readable (UTF-8)."""
     beside = path.with_name(f"{_UNFINISHED}{path.name}")
     with open(beside, "w", encoding="utf-8") as file:
         json.dump(content, file, ensure_ascii=False, indent=2)
         file.write("\n")
         file.flush()
-        os.fsync(file.fileno())
+        if is_lasting:
+            os.fsync(file.fileno())
     os.replace(beside, path)
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, is_lasting: bool = True) -> Iterator[Path]:
     """Yield an empty folder beside `target`; on success it gets a manifest and takes the name `target`.
 
     An existing `target` is replaced only then. After an error nothing of the new folder is left, and an existing
-    `target` is as it was.
+    `target` is as it was. What can be made again need not be lasting: then nothing waits for the disk, and what a
+    power failure leaves of it is told by `damage`.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,9 +46,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
-        write_json(beside / MANIFEST, _describe(beside))
-        _sync_folder(beside)
-        _take_place(beside, target)
+        if is_lasting:
+            _sync_files(beside)
+        write_json(beside / MANIFEST, _describe(beside), is_lasting)
+        if is_lasting:
+            _sync_folder(beside)
+        _take_place(beside, target, is_lasting)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -62,7 +67,7 @@ def _bring_back(target: Path) -> None:
         os.rename(_old(target), target)
 
 
-def _take_place(beside: Path, target: Path) -> None:
+def _take_place(beside: Path, target: Path, is_lasting: bool) -> None:
     old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -73,8 +78,16 @@ def _take_place(beside: Path, target: Path) -> None:
         if old.exists():
             os.rename(old, target)
         raise
-    _sync_folder(target.parent)
+    if is_lasting:
+        _sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def _describe(folder: Path) -> Dict[str, dict]:
@@ -85,12 +98,11 @@ def _describe(folder: Path) -> Dict[str, dict]:
 
 
 def _checksum(path: Path) -> str:
-    """CRC-32 of a file (about 1 GB/s): meant for damage, not for malice. Also forces the file to the disk."""
+    """CRC-32 of a file (about 1 GB/s): meant for damage, not for malice."""
     total = 0
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             total = zlib.crc32(block, total)
-        os.fsync(file.fileno())
     return f"{total:08x}"
 
 
@@ -104,24 +116,36 @@ def _sync_folder(folder: Path) -> None:
 
 def damage(folder: Path) -> List[str]:
     """What is wrong with a folder that `atomic_folder` wrote; empty when it is whole."""
-    manifest = Path(folder) / MANIFEST
-    if not manifest.is_file():
+    if not (Path(folder) / MANIFEST).is_file():
         return [f"{folder} has no {MANIFEST}: it was never finished"]
     try:
-        expected = json.loads(manifest.read_text(encoding="utf-8"))
-        files = [(name, entry["bytes"], entry["crc32"]) for name, entry in expected.items()]
+        files = _read_manifest(folder)
     except (ValueError, AttributeError, TypeError, KeyError):
-        return [f"{manifest} is not readable as a list of files"]
-    problems = []
-    for name, num_bytes, checksum in files:
-        path = Path(folder) / name
-        if not path.is_file():
-            problems.append(f"{path} is missing")
-        elif path.stat().st_size != num_bytes:
-            problems.append(f"{path} has {path.stat().st_size:,} bytes, {num_bytes:,} were written")
-        elif _checksum(path) != checksum:
-            problems.append(f"{path} was changed after it was written (checksum)")
-    return problems
+        return [f"{Path(folder) / MANIFEST} is not readable as a list of files"]
+    found = [_difference(Path(folder) / name, *expected) for name, expected in files.items()]
+    return [problem for problem in found if problem]
+
+
+def damage_of_file(folder: Path, name: str) -> str:
+    """What is wrong with one file of a folder; empty when it is whole, or the folder has no manifest that lists it."""
+    try:
+        expected = _read_manifest(folder).get(name)
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return ""  # another program's file of this name
+    return _difference(Path(folder) / name, *expected) if expected else ""
+
+
+def _read_manifest(folder: Path) -> Dict[str, Tuple[int, str]]:
+    content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+    return {name: (entry["bytes"], entry["crc32"]) for name, entry in content.items()}
+
+
+def _difference(path: Path, num_bytes: int, checksum: str) -> str:
+    if not path.is_file():
+        return f"{path} is missing"
+    if path.stat().st_size != num_bytes:
+        return f"{path} has {path.stat().st_size:,} bytes, {num_bytes:,} were written"
+    return "" if _checksum(path) == checksum else f"{path} was changed after it was written (checksum)"
 
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.ENOTDIR)

@@ -38,11 +38,14 @@ class Sample:
     ids: np.ndarray
     trained: np.ndarray
     place: str = ""
+    label: str = ""
+    """Stage classification: the label of the whole sample as JSON text, such as '"good"', '3' or '["a", "b"]'."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def num_trained(self) -> int:
-        """Trained targets of this sample: token 0 has no predecessor, so it can't be one."""
-        return int(self.trained[1:].sum())
+        """What it adds to the divisor of a step's loss: its trained targets (token 0 has no predecessor, so it can't be
+        one), or one where the sample as a whole has a label."""
+        return 1 if self.label else int(self.trained[1:].sum())

@@ -11,17 +11,21 @@ import paddle
 from tqdm import tqdm
 
 from paddle_sft.adapters.attach import wrap
-from paddle_sft.adapters.state import SavedAdapter, fill_adapter, read_adapter, require_base
+from paddle_sft.adapters.state import SavedAdapter, fill_adapter, read_adapter, require_base, require_vocabulary
 from paddle_sft.core.atomic import atomic_folder, write_json
 from paddle_sft.core.errors import ArgumentError, ModelError
 from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, from_float32, to_float32
 from paddle_sft.export.receipt import PROMPTS, TOLERANCES, compare_logits
 from paddle_sft.export.streamed import streamed_logits
-from paddle_sft.models.config import read_config
+from paddle_sft.models.classification import Classifier, build_empty_classifier, classes_of, follow_padding
+from paddle_sft.models.config import is_classifier, read_config
 from paddle_sft.models.hub import build_empty, require_complete, unique_parameters
 from paddle_sft.models.linears import features, find_linears
+from paddle_sft.models.renames import rename_table
 from paddle_sft.models.tokenizers import copy_tokenizer, load_tokenizer, require_known_ids
-from paddle_sft.models.weights import PDPARAMS_NAME, ModelWeights, rename_table
+from paddle_sft.models.tokenizing.folder import CONFIG as TOKENIZER_CONFIG
+from paddle_sft.models.vocabulary import put_rows, token_parameters
+from paddle_sft.models.weights import PDPARAMS_NAME, ModelWeights, require_finite
 from paddle_sft.models.writer import write_config, write_weights
 
 RECEIPT = "merge_receipt.json"
@@ -44,18 +48,63 @@ class MergeJob:
 
 
 class _Base:
-    """The base model's folder, opened and checked, and its network without weights."""
+    """The base model's folder, opened and checked, with all of the adapter that is no update of a layer (a classifier's
+    head, rows for new tokens) in its place; and a network without weights for it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.config = read_config(folder)
-        self.network = build_empty(self.config, "float32")
+    def __init__(self, folder: Path, saved: SavedAdapter) -> None:
+        config = read_config(folder)
+        original = _empty(config)
+        require_complete(ModelWeights(folder, rename_table(type(original), original.config)), original, folder)
+        require_vocabulary(saved, config["vocab_size"], str(folder))
+        own = classes_of(config, str(folder))
+        if own != saved.classes and None not in (own, saved.classes):
+            raise ModelError(
+                f"{folder} tells {', '.join(own.names[:8])} apart, the adapter {', '.join(saved.classes.names[:8])}; "
+                "give the model it was trained from"
+            )
+        self._saved = saved
+        self._rows = saved.rows()
+        size = saved.new_rows.vocab_size if saved.new_rows else config["vocab_size"]
+        self.config = {**config, "vocab_size": size}
+        self.network = self.empty()
         self.renames = rename_table(type(self.network), self.network.config)
         self.weights = ModelWeights(folder, self.renames)
-        require_complete(self.weights, self.network, folder)
-        self.specs = [self.weights.spec(name) for name in unique_parameters(self.network)]
+        self._axes = {name: axis for name, (_, axis) in token_parameters(self.network).items()} if self._rows else {}
+        self._tag = _most_frequent([self.weights.spec(name).tag for name in self.weights.names])
+        self.specs = [
+            TensorSpec(name, self.tag(name), tuple(parameter.shape))
+            for name, parameter in unique_parameters(self.network).items()
+        ]
+
+    def empty(self) -> Any:
+        """A network of base and adapter, without the adapter's layers."""
+        network, classes = _empty(self.config), self._saved.classes
+        if classes is None or is_classifier(self.config):
+            return network
+        with paddle.LazyGuard():
+            return Classifier(network, classes, "float32")
+
+    def tag(self, name: str) -> str:
+        """How the merged model stores a tensor."""
+        return self._tag if name in self._saved.whole else self.weights.spec(name).tag
 
     def read(self, name: str) -> Tuple[np.ndarray, str]:
-        return self.weights.read(name), self.weights.spec(name).tag
+        tag = self.tag(name)
+        if name in self._saved.whole:
+            return _as_tag(self._saved.file.read(name), self._saved.file.specs[name].tag, tag), tag
+        array = self.weights.read(name)
+        if name in self._axes:
+            array = put_rows(array, self._axes[name], self._saved.new_rows, _as_tag(*self._rows[name], tag))
+        return array, tag
+
+
+def _empty(config: Dict[str, Any]) -> Any:
+    classes = classes_of(config, "the base")
+    return build_empty(config, "float32") if classes is None else build_empty_classifier(config, "float32", classes)
+
+
+def _as_tag(array: np.ndarray, tag: str, to_tag: str) -> np.ndarray:
+    return array if tag == to_tag else from_float32(to_float32(array, tag), to_tag)
 
 
 def merge(job: MergeJob) -> Dict[str, Any]:
@@ -70,8 +119,8 @@ def merge(job: MergeJob) -> Dict[str, Any]:
         ArgumentError: output_path is not empty.
     """
     _require_free(job)
-    base = _Base(job.base)
     saved = read_adapter(job.adapter)
+    base = _Base(job.base, saved)
     require_base(saved, {path: features(layer) for path, layer in find_linears(base.network).items()}, str(job.base))
     with atomic_folder(job.output) as beside:
         _write_merged(beside, base, saved, job)
@@ -105,6 +154,7 @@ def _require_free(job: MergeJob) -> None:
 def merged_tensor(base: Any, saved: SavedAdapter, spec: TensorSpec) -> np.ndarray:
     """One tensor of the merged model, stored as the base stores it: W + delta_weight(), added in float32."""
     array, tag = base.read(spec.name)
+    require_finite(spec.name, array, tag)
     path, _, parameter = spec.name.rpartition(".")
     if parameter != "weight" or path not in saved.shapes:
         return array
@@ -125,22 +175,28 @@ def _write_merged(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob)
     else:
         paddle.save({spec.name: np.array(produce(spec)) for spec in base.specs}, str(folder / PDPARAMS_NAME))
     bar.close()
+    if saved.classes is not None:
+        own = (job.adapter / TOKENIZER_CONFIG).is_file()
+        follow_padding(base.network, load_tokenizer(job.adapter if own else job.base))
     write_config(folder, base.network.config, job.layout, _dtype_of(base.specs))
 
 
+def _most_frequent(tags: List[str]) -> str:
+    return max(sorted(set(tags)), key=tags.count)
+
+
 def _dtype_of(specs: Any) -> str:
-    tags = [spec.tag for spec in specs]
-    tag = max(set(tags), key=tags.count)
+    tag = _most_frequent([spec.tag for spec in specs])
     return next(dtype for dtype, known in FLOAT_TAGS.items() if known == tag)
 
 
 def _check(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob) -> Dict[str, Any]:
     """Compare base + adapter with what stands in `folder` now, both read from the disk."""
     ids, lengths = _prompt_ids(folder, base.config["vocab_size"])
-    adapted = build_empty(base.config, "float32")
+    adapted = base.empty()
     linears = find_linears(adapted)
     wrap(adapted, saved.method, saved.config, {path: linears[path] for path in saved.shapes})
-    fill_adapter(adapted, saved.file)
+    fill_adapter(adapted, saved)
     adapted.eval()
     base.network.eval()
     merged = ModelWeights(folder, base.renames)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Mapping
 
 from paddle_sft.core.errors import ModelError
 from paddle_sft.models.catalogue import FAMILIES, find_family
@@ -35,7 +35,7 @@ def read_config(path: Path) -> Dict[str, Any]:
         raise ModelError(f"{file} is not readable JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{file} must hold a JSON object, it holds a {type(config).__name__}")
-    config = _with_main_names(_spell_as_paddlenlp(config))
+    config = _with_main_names(spell_as_paddlenlp(config))
     _require_counts(config, file)
     family = find_family(config, str(file))
     if "paddlenlp_version" in config:  # written by PaddleNLP, which leaves out what are its own defaults
@@ -45,7 +45,7 @@ def read_config(path: Path) -> Dict[str, Any]:
 
 _COUNTS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "n_layer", "n_head",
+    "n_layer", "n_head", "n_embd", "n_positions", "n_inner", "ffn_dim", "word_embed_proj_dim",
 )  # fmt: skip
 
 
@@ -56,26 +56,35 @@ def _require_counts(config: Dict[str, Any], file: Path) -> None:
         raise ModelError(f"{file}: {', '.join(wrong)}; a whole number above 0 is needed")
 
 
-def _spell_as_paddlenlp(config: Dict[str, Any]) -> Dict[str, Any]:
+def spell_as_paddlenlp(config: Dict[str, Any]) -> Dict[str, Any]:
+    """The keys of transformers 5 as those of transformers 4, which PaddleNLP knows."""
     config = dict(config)
-    rope = config.pop("rope_parameters", None)
-    if rope:
-        rope = dict(rope)
-        config.setdefault("rope_theta", rope.pop("rope_theta", 10000.0))
-        if rope.get("rope_type", "default") != "default":
-            config.setdefault("rope_scaling", rope)
+    parameters = config.pop("rope_parameters", None)
+    config.update(_spell_rope(config.get("rope_scaling") or parameters or {}))  # transformers takes them in this order
     if "dtype" in config:
         config["torch_dtype"] = config.pop("dtype")
-    scaling = config.get("rope_scaling")
-    if scaling and "rope_type" not in scaling and "type" in scaling:
-        config["rope_scaling"] = {**scaling, "rope_type": scaling["type"]}
     return config
+
+
+def _spell_rope(given: Dict[str, Any]) -> Dict[str, Any]:
+    """rope_theta, partial_rotary_factor and rope_scaling of a config's rope_parameters or rope_scaling."""
+    found = {key: given[key] for key in ("rope_theta", "partial_rotary_factor") if key in given}
+    scaling = {key: value for key, value in given.items() if key not in found}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if any(isinstance(value, dict) for value in scaling.values()):
+        kind = "one for each type of layer"
+    if given:
+        found["rope_scaling"] = None if kind == "default" else {**scaling, "rope_type": kind}
+    return found
 
 
 def _with_main_names(config: Dict[str, Any]) -> Dict[str, Any]:
     """Other names that transformers takes for a key, as the key: BLOOM's n_embed is its hidden_size."""
     family = FAMILIES.get(config.get("model_type", ""))
     aliases = family.aliases if family else {}
+    scaling = config.get("rope_scaling")
+    if family and scaling and scaling.get("rope_type") in family.rope_names:
+        config = {**config, "rope_scaling": {**scaling, "rope_type": family.rope_names[scaling["rope_type"]]}}
     plain = {key: value for key, value in config.items() if key not in aliases}
     return {**{aliases[key]: value for key, value in config.items() if key in aliases}, **plain}
 
@@ -102,5 +111,12 @@ def to_hugging_face(config: Any, dtype: str) -> Dict[str, Any]:
         if value is not None or default not in (None, REQUIRED):  # left out, it would mean the default
             content[key] = value
     content.update({key: allowed[0] for key, allowed in family.only.items()})
+    if is_classifier({"architectures": config.architectures}):
+        content.update({key: getattr(config, key) for key in ("architectures", "id2label", "label2id", "problem_type")})
     content["torch_dtype"] = dtype
     return content
+
+
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a sequence classifier."""
+    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())

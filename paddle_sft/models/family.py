@@ -22,6 +22,15 @@ COMMON_INERT = (
 )  # fmt: skip
 """Keys of any config.json that don't change what a forward pass computes."""
 
+_PADDLENLP_KEYS: Mapping[str, Tuple[Any, ...]] = {
+    "alibi": (False, None),
+    "rope_scaling_type": (None,),
+    "use_long_sequence_strategies": (False, None),
+    "fuse_attention_qkv": (False, None),
+    "fuse_attention_ffn": (False, None),
+}
+"""Keys of PaddleNLP's own that change the network or its weights -> what is computed here, whatever the family."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -53,12 +62,21 @@ class Family:
     """A function (model, config) that mends the built network in place, "module:name"; empty for none."""
     window: Callable[[Config, int], int] = lambda config, layer: 0
     """Tokens a query of a layer (from 0) may look back over, itself included; 0 for no limit."""
+    rope_names: Mapping[str, str] = field(default_factory=dict)
+    """Another name that transformers takes for a kind of rotary positions -> that kind."""
+    trains_padding: bool = False
+    """Whether what reads the padding token trains its embedding (see `models.padding`)."""
     norms: Tuple[str, ...] = ()
     """Class names of its RMSNorm layers, which compute in one pass on a CPU (`models.fast`)."""
+    last_position: str = ""
+    """The key whose value is the longest text that it has positions for; empty where positions have no end."""
+    buffers: Tuple[str, ...] = ()
+    """Ends of the names of stored tensors that are no weights: old folders keep what is computed from the config."""
 
     def refused(self, config: Config) -> List[str]:
         """What of a config this family's class can't honour."""
-        problems = [_refuse_value(key, config.get(key, allowed[0]), allowed) for key, allowed in self.only.items()]
+        only = {**_PADDLENLP_KEYS, **self.only}
+        problems = [_refuse_value(key, config.get(key, allowed[0]), allowed) for key, allowed in only.items()]
         problems += [refuse(config) for refuse in self.refusals]
         return [text for text in problems if text]
 
@@ -86,22 +104,27 @@ def _said(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
-def other_rope(*allowed: str) -> Refusal:
-    """Refuse scalings of rotary positions other than these."""
+ACTIVATION_NAMES = (
+    "relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "silu", "swish", "tanh",
+)  # fmt: skip
+"""Those of `models.networks.activations`."""
+
+
+def other_activation(key: str) -> Refusal:
+    """Refuse an activation function that isn't available."""
 
     def refuse(config: Config) -> str:
-        scaling = config.get("rope_scaling") or {}
-        kind = scaling.get("rope_type") or scaling.get("type") or "default"
-        return "" if kind in allowed else f"rope_scaling of type {kind!r} (available: {', '.join(allowed)})"
+        name = config.get(key)
+        return "" if name in (None, *ACTIVATION_NAMES) else f"{key} {name!r} (available: {', '.join(ACTIVATION_NAMES)})"
 
     return refuse
 
 
-def other_head_size(config: Config) -> str:
-    """Refuse heads of another size than hidden_size / heads."""
-    size = config.get("head_dim")
-    usual = config.get("hidden_size", 0) // max(config.get("num_attention_heads", 1), 1)
-    return "" if size in (None, usual) else f"head_dim {size} (this class computes hidden_size / heads = {usual})"
+def router_loss(config: Config) -> str:
+    """Refuse to train with the load-balancing loss: over a step of several batches it is no sum over tokens."""
+    if not config.get("output_router_logits"):
+        return ""
+    return 'output_router_logits true (its loss is not computed; "output_router_logits": false trains without it)'
 
 
 def window_of_layer(config: Config, layer: int) -> int:

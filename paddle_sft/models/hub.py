@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 import paddle
 from paddle import nn
 
 from paddle_sft.core.errors import ModelError
-from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, convert
+from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, convert, numpy_type
 from paddle_sft.models.catalogue import FAMILIES
-from paddle_sft.models.config import read_config, to_paddlenlp
+from paddle_sft.models.config import is_classifier, read_config, to_paddlenlp
 from paddle_sft.models.family import find_named
 from paddle_sft.models.fast import use_cpu_forms
 from paddle_sft.models.packed import read_by_segments
-from paddle_sft.models.weights import ModelWeights, rename_table
+from paddle_sft.models.padding import keep_padding_row
+from paddle_sft.models.renames import rename_table
+from paddle_sft.models.weights import ModelWeights, some
+
+_ALIGNMENT = 64  # bytes
 
 
 @dataclass
@@ -36,22 +40,38 @@ class LoadedModel:
 def load_model(folder: Path, dtype: str) -> LoadedModel:
     """Load a causal language model; every weight of the model comes from the folder, and every tensor there is used.
 
+    Memory on a CPU: the parameters, and some MiB of a tensor that is on its way into one.
+
     Args:
         folder: a Paddle or a Hugging Face model folder; which one is decided by looking at the names.
         dtype: float32, bfloat16 or float16 for the parameters.
 
     Raises:
-        ModelError: weights missing, left over, of another shape; damaged files; a family that would not be exact.
+        ModelError: weights missing, left over, of another shape; damaged files; numbers that are none; a family that
+            would not be exact.
     """
     config = read_config(folder)
+    if is_classifier(config):
+        raise ModelError(
+            f"{folder} is a sequence classifier, which writes no text; set stage to classification (with do_predict it "
+            "labels texts), or name the language model that it was made from"
+        )
     model = build_empty(config, dtype)
-    weights = ModelWeights(folder, rename_table(type(model), model.config))
-    parameters = unique_parameters(model)
-    require_complete(weights, model, Path(folder))
-    for name, parameter in parameters.items():
-        assign(parameter, weights.read(name), weights.spec(name).tag)
+    is_hugging_face = fill(model, folder)
     model.eval()
-    return LoadedModel(model, config, str(folder), weights.is_hugging_face)
+    return LoadedModel(model, config, str(folder), is_hugging_face)
+
+
+def fill(model: nn.Layer, folder: Path) -> bool:
+    """Give an empty model the weights of a folder; returns whether it has Hugging Face's layout.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    weights = ModelWeights(folder, rename_table(type(model), model.config))
+    require_complete(weights, model, Path(folder))
+    fill_parameters(unique_parameters(model), weights, Path(folder))
+    return weights.is_hugging_face
 
 
 def build_empty(config: Dict[str, Any], dtype: str) -> nn.Layer:
@@ -72,12 +92,59 @@ def build_from_scratch(config: Dict[str, Any], dtype: str, seed: int) -> nn.Laye
 
 def _build(config: Dict[str, Any]) -> nn.Layer:
     family = FAMILIES[config["model_type"]]
-    model = find_named(family.model_class)(to_paddlenlp(config))
+    settings = to_paddlenlp(config)
+    with _without_tables(settings) if "rope_theta" in family.keys else contextlib.nullcontext():
+        model = find_named(family.model_class)(settings)
     if family.mend:
         find_named(family.mend)(model, config)
+    if not family.trains_padding:
+        keep_padding_row(model, config)
     use_cpu_forms(model, family.norms)
     read_by_segments(model, config)
     return model
+
+
+def fill_parameters(parameters: Dict[str, paddle.Tensor], weights: ModelWeights, folder: Path) -> None:
+    """Give every parameter its value from the folder.
+
+    Raises:
+        ModelError: lists the weights that hold NaN, infinities, or numbers that the parameter's type can't hold.
+    """
+    problems = []
+    for name, parameter in parameters.items():
+        tag = FLOAT_TAGS[dtype_name(parameter)]
+        array = _aligned(tuple(parameter.shape), numpy_type(tag))
+        wrong = weights.fill(name, array, tag)
+        problems += [f"{name}: {wrong} of {array.size:,} numbers"] if wrong else []
+        weights.release(name)
+        _hand_over(array, parameter)
+    refuse_numbers(problems, len(parameters), folder)
+
+
+def refuse_numbers(problems: List[str], num_weights: int, folder: Path) -> None:
+    """Raise a ModelError if there are problems: each says of one weight what is wrong with its numbers."""
+    if problems:
+        more = [f"and {len(problems) - 8} weights more"] if len(problems) > 8 else []
+        raise ModelError(
+            f"{folder}: {len(problems)} of {num_weights} weights hold what no weight can be; go back to an earlier "
+            "checkpoint, copy the folder again, or choose a dtype that holds the numbers:\n  "
+            + "\n  ".join(problems[:8] + more)
+        )
+
+
+def _aligned(shape: Tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    """An empty array that begins at a multiple of 64 bytes, as Paddle's own do: products are rounded differently at
+    other places in memory, and a run that is resumed must go on bit for bit."""
+    num_bytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    memory = np.empty(num_bytes + _ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + num_bytes].view(kind).reshape(shape)
+
+
+def _hand_over(array: np.ndarray, parameter: paddle.Tensor) -> None:
+    """Let a parameter own an array's memory: on a CPU nothing is copied, so no weight is there twice."""
+    place = paddle.base.framework._current_expected_place()
+    parameter.get_tensor().set(array, place, isinstance(place, paddle.CPUPlace))
 
 
 def assign(parameter: paddle.Tensor, array: np.ndarray, tag: str) -> None:
@@ -112,13 +179,14 @@ def require_complete(weights: ModelWeights, model: nn.Layer, folder: Path) -> No
     """
     parameters = unique_parameters(model)
     missing = [name for name in parameters if name not in weights]
-    problems = [f"{len(missing)} weights of the model are not there: {_some(missing)}"] if missing else []
+    problems = [f"{len(missing)} weights of the model are not there: {some(missing)}"] if missing else []
     unused = weights.unused + [name for name in weights.names if name not in parameters]
-    unused = [name for name in unused if not _is_copy_of_embedding(name, weights, parameters)]
+    unused = [name for name in unused if not _is_copy_of_embedding(name, weights, model)]
     if unused:
-        problems.append(f"{len(unused)} tensors are no weights of the model: {_some(unused)}")
+        problems.append(f"{len(unused)} tensors are no weights of the model: {some(unused)}")
     for name, parameter in parameters.items():
         problems += _mismatch(weights.spec(name), parameter) if name in weights else []
+    problems += weights.ill_sized()
     if problems:
         raise ModelError(f"{folder} does not fit its config.json:\n  " + "\n  ".join(problems))
 
@@ -131,16 +199,14 @@ def _mismatch(spec: TensorSpec, parameter: paddle.Tensor) -> List[str]:
     return []
 
 
-def _is_copy_of_embedding(name: str, weights: ModelWeights, parameters: Dict[str, paddle.Tensor]) -> bool:
+def _is_copy_of_embedding(name: str, weights: ModelWeights, model: nn.Layer) -> bool:
     """A tied head may be stored beside the embedding; then it must say the same."""
+    parameters = unique_parameters(model)
     if not name.startswith("lm_head") or any(known.startswith("lm_head") for known in parameters):
         return False
-    embedding = next(known for known in parameters if "embed" in known)
+    vectors = model.get_input_embeddings().weight
+    embedding = next(known for known, parameter in parameters.items() if parameter is vectors)
     return embedding in weights and np.array_equal(weights.raw(name), weights.raw(embedding))
-
-
-def _some(names: List[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 @contextlib.contextmanager
@@ -151,6 +217,17 @@ def _default_dtype(dtype: str) -> Iterator[None]:
         yield
     finally:
         paddle.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def _without_tables(settings: Any) -> Iterator[None]:
+    """PaddleNLP's layers each keep the cosines and sines of max_position_embeddings positions (4.3 GB in Mixtral-8x7B);
+    here `models.rotary_tables` has those that are needed, once."""
+    longest, settings.max_position_embeddings = settings.max_position_embeddings, 1
+    try:
+        yield
+    finally:
+        settings.max_position_embeddings = longest
 
 
 @contextlib.contextmanager

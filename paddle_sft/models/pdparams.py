@@ -10,6 +10,7 @@ from typing import Any, Dict
 import numpy as np
 
 from paddle_sft.core.errors import ModelError
+from paddle_sft.core.tensorfile import why_hollow
 
 _NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own note inside the file, no tensor
 
@@ -39,7 +40,8 @@ def read_pdparams(path: Path) -> Dict[str, np.ndarray]:
         with open(path, "rb") as file:
             content = _ArrayUnpickler(file).load()
     except Exception as error:  # a damaged pickle raises anything, down to MemoryError
-        raise ModelError(f"{path} can't be read as plain arrays: {error}; save it as safetensors") from error
+        hollow = why_hollow(path) if Path(path).is_file() else ""
+        raise ModelError(hollow or f"{path} can't be read as plain arrays: {error}; save it as safetensors") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} must hold named arrays, it holds a {type(content).__name__}")
     content = {name: value for name, value in content.items() if name != _NAME_TABLE}

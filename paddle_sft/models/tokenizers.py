@@ -1,35 +1,29 @@
-"""Tokenizers: PaddleNLP's, from a folder, and their files copied as they are."""
+"""Tokenizers from a model folder: the ids of transformers 5; and their files, copied as they are."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from paddle_sft.core.errors import ModelError
-from paddle_sft.models.remote import TEXT_FILES
-
-_HF_SENTENCEPIECE, _PADDLE_SENTENCEPIECE = "tokenizer.model", "sentencepiece.bpe.model"
-"""One file under two names: transformers' and PaddleNLP's Llama tokenizers each know their own only."""
+from paddle_sft.core.log import get_logger, rank
+from paddle_sft.models.hubs import TEXT_FILES
+from paddle_sft.models.tokenizing.folder import SENTENCEPIECE, TOKENIZER, TokenizerFolder, read_folder
+from paddle_sft.models.tokenizing.tokenizer import build_tokenizer
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """PaddleNLP's tokenizer of a model folder.
+    """The tokenizer of a model folder: a `TextTokenizer`, or PaddleNLP's for classes that only PaddleNLP has.
 
     Raises:
-        ModelError: the folder has no tokenizer that PaddleNLP can read.
+        ModelError: files that are missing, damaged, or contradict each other; no end token.
     """
-    from paddlenlp.transformers import AutoTokenizer
-
-    names = {"vocab_file": str(Path(folder) / _HF_SENTENCEPIECE)} if _needs_other_name(Path(folder)) else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **names)
-    except Exception as error:  # PaddleNLP raises anything from ImportError to AttributeError here
-        raise ModelError(
-            f"{folder} has no tokenizer that PaddleNLP can read ({type(error).__name__}: {str(error).strip()[:200]}); "
-            "give a folder with tokenizer_config.json and its vocabulary as tokenizer_name_or_path"
-        ) from error
+    files = read_folder(Path(folder))
+    tokenizer = _paddlenlps(files) if files.is_paddlenlps_own else build_tokenizer(files)
+    for note in getattr(tokenizer, "notes", ()):
+        if rank() == 0:
+            get_logger().warning(f"{folder}: {note}")
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"{folder}: the tokenizer has no eos_token; set it in tokenizer_config.json: without it no answer ends"
@@ -47,31 +41,44 @@ def require_known_ids(largest: int, vocab_size: int, place: str) -> None:
     if largest >= vocab_size:
         raise ModelError(
             f"{place}: the tokenizer gives ids up to {largest}, the model knows {vocab_size} tokens; "
-            "give the tokenizer that belongs to the model"
+            "give the tokenizer that belongs to the model, or set resize_vocab to true"
         )
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer's files byte for byte; a rewrite through a library loses what that library doesn't know."""
+    """Copy the tokenizer's files byte for byte; a rewrite through a library loses what that library doesn't know.
+
+    sentencepiece files get both names they are looked for under. Where transformers would read other ids from the
+    files than we do, a tokenizer.json that says ours is put beside them.
+    """
+    source, target = Path(source), Path(target)
     for name in TEXT_FILES:
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, Path(target) / name)
-    for have, lack in ((_HF_SENTENCEPIECE, _PADDLE_SENTENCEPIECE), (_PADDLE_SENTENCEPIECE, _HF_SENTENCEPIECE)):
-        if _is_llama(Path(target)) and (Path(target) / have).is_file() and not (Path(target) / lack).is_file():
-            shutil.copyfile(Path(target) / have, Path(target) / lack)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    files = read_folder(source)
+    if files.is_read_otherwise:
+        build_tokenizer(files).save(target / TOKENIZER)
+    if read_folder(target).class_name != "LlamaTokenizer":
+        return
+    for have, lack in (SENTENCEPIECE, SENTENCEPIECE[::-1]):
+        if (target / have).is_file() and not (target / lack).is_file():
+            shutil.copyfile(target / have, target / lack)
 
 
-def _needs_other_name(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()}
-    return _is_llama(folder) and _HF_SENTENCEPIECE in names and _PADDLE_SENTENCEPIECE not in names
+def _paddlenlps(files: TokenizerFolder) -> Any:
+    from paddlenlp.transformers import AutoTokenizer
 
-
-def _is_llama(folder: Path) -> bool:
-    config = folder / "tokenizer_config.json"
-    if not config.is_file():
-        return False
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-        return str(content.get("tokenizer_class", "")).startswith("LlamaTokenizer")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{config} is not a readable JSON object: {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(str(files.path))
+    except Exception as error:  # PaddleNLP raises anything from ImportError to AttributeError here
+        raise ModelError(
+            f"{files.path}: neither this suite nor PaddleNLP can read a {files.class_name} from it "
+            f"({type(error).__name__}: {str(error).strip()[:200]}); give a folder with tokenizer.json, or with "
+            "tokenizer_config.json and its vocabulary, as tokenizer_name_or_path"
+        ) from error
+    if rank() == 0:
+        get_logger().warning(
+            f"{files.path}: the tokenizer is PaddleNLP's {files.class_name}, whose ids were not compared with "
+            "transformers'"
+        )
+    return tokenizer

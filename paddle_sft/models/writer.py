@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 from paddle import nn
 
 from paddle_sft.core.atomic import write_json
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, write_tensors
+from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, numpy_type, write_tensors
 from paddle_sft.models.config import CONFIG_NAME, to_hugging_face
 from paddle_sft.models.hub import dtype_name, stored, unique_parameters
-from paddle_sft.models.weights import INDEX_NAME, WEIGHTS_NAME, Rename, rename_table
+from paddle_sft.models.renames import Piece, RenameTable, region_shape, rename_table, whole_shape
+from paddle_sft.models.weights import CHECKSUMS, INDEX_NAME, WEIGHTS_NAME
 
 LAYOUTS = ("paddle", "hf")
 _FORMAT_TAG = {"paddle": "np", "hf": "pt"}  # what each library looks for in a file's metadata
@@ -30,7 +31,7 @@ def write_model(folder: Path, model: nn.Layer, layout: str, max_shard_size: str 
     write_config(folder, model.config, layout, dtype)
 
 
-def renames_of(model: nn.Layer) -> Dict[str, Rename]:
+def renames_of(model: nn.Layer) -> RenameTable:
     return rename_table(type(model), model.config)
 
 
@@ -47,40 +48,64 @@ def write_weights(
     folder: Path,
     specs: Sequence[TensorSpec],
     produce: Callable[[TensorSpec], np.ndarray],
-    renames: Dict[str, Rename],
+    renames: RenameTable,
     layout: str,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Write tensors given under Paddle's names and in Paddle's layout; `produce` is asked for one at a time."""
+    """Write tensors given under Paddle's names and in Paddle's layout; `produce` is asked for one at a time.
+
+    Every file's header carries the CRC-32 of its tensors, and the index repeats them: a changed byte and a shard of
+    another model are found when the folder is read.
+    """
     if layout == "hf":
         specs, produce = _in_hf_layout(specs, produce, renames)
     shards = _plan_shards(specs, parse_size(max_shard_size))
-    weight_map = {}
+    weight_map, checksums = {}, {}
     for number, shard in enumerate(shards, start=1):
         name = WEIGHTS_NAME if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_tensors(Path(folder) / name, shard, produce, {"format": _FORMAT_TAG[layout]})
+        format_ = {"format": _FORMAT_TAG[layout]}
+        checksums.update(write_tensors(Path(folder) / name, shard, produce, format_, checksums=True))
         weight_map.update({spec.name: name for spec in shard})
     if len(shards) > 1:
         total = sum(spec.num_bytes for spec in specs)
-        write_json(Path(folder) / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        metadata = {"total_size": total, CHECKSUMS: checksums}
+        write_json(Path(folder) / INDEX_NAME, {"metadata": metadata, "weight_map": weight_map})
 
 
-def _in_hf_layout(specs: Sequence[TensorSpec], produce: Callable, renames: Dict[str, Rename]) -> tuple:
-    original = {renames[spec.name].hf: spec for spec in specs}
+def _in_hf_layout(specs: Sequence[TensorSpec], produce: Callable, renames: RenameTable) -> tuple:
+    """(specs, produce) of the same weights under Hugging Face's names and in its layout."""
+    given = {spec.name: spec for spec in specs}
+    names = dict.fromkeys(piece.hf for spec in specs for piece in renames.of_paddle[spec.name])
+    outward = [_hf_spec(name, renames.of_hf[name], given) for name in names]
+    last: Tuple[str, Any] = ("", None)
 
-    def transposed(spec: TensorSpec) -> bool:
-        return renames[original[spec.name].name].transposed
-
-    outward = [
-        TensorSpec(hf, spec.tag, spec.shape[::-1] if renames[spec.name].transposed else spec.shape)
-        for hf, spec in original.items()
-    ]
+    def produce_once(name: str) -> np.ndarray:
+        nonlocal last  # several tensors there may be parts of one here
+        if last[0] != name:
+            last = (name, produce(given[name]))
+        return last[1]
 
     def produce_outward(spec: TensorSpec) -> np.ndarray:
-        array = produce(original[spec.name])
-        return array.T if transposed(spec) else array
+        pieces = renames.of_hf[spec.name]
+        if len(pieces) == 1 and pieces[0].is_whole:
+            return pieces[0].turned(produce(given[pieces[0].paddle]))
+        whole = np.empty(spec.shape, numpy_type(spec.tag))
+        for piece in pieces:
+            array = produce_once(piece.paddle)
+            whole[piece.hf_at] = piece.turned(array[piece.paddle_at] if piece.paddle_at else array)
+        return whole
 
     return outward, produce_outward
+
+
+def _hf_spec(name: str, pieces: Sequence[Piece], given: Dict[str, TensorSpec]) -> TensorSpec:
+    regions = []
+    for piece in pieces:
+        spec = given[piece.paddle]
+        shape = region_shape(piece.paddle_at, spec.shape)
+        turned = (*shape[:-2], shape[-1], shape[-2]) if piece.transposed and len(shape) > 1 else shape
+        regions.append((piece.hf_at, turned))
+    return TensorSpec(name, given[pieces[0].paddle].tag, whole_shape(regions))
 
 
 def _plan_shards(specs: Sequence[TensorSpec], limit: int) -> List[List[TensorSpec]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import weakref
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from paddle_sft.core.tensorfile import (
     TensorFile,
     TensorSpec,
     convert,
+    count_not_finite,
     from_float32,
     tag_of,
     to_float32,
@@ -165,15 +167,87 @@ WRONG = {
     "half an offset": {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0.5, 8.5]}},
     "half a size": {"a": {"dtype": "F32", "shape": [2.5], "data_offsets": [0, 8]}},
     "metadata that is none": {"__metadata__": 3, "a": entry(0, 8)},
+    "a hole": {"a": entry(0, 8), "b": entry(12, 20)},
+    "a late start": {"a": entry(4, 12)},
+    "checksums that are no text": {"__metadata__": {"crc32": 3}, "a": entry(0, 8)},
     "one offset": {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0]}},
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_header_is_refused_by_file_name(tmp_path, name):
-    path = write(tmp_path / "wrong.safetensors", WRONG[name], bytes(64))
+    header = WRONG[name]
+    ends = [max(e["data_offsets"]) for e in header.values() if is_entry(e)] if isinstance(header, dict) else [0]
+    path = write(tmp_path / "wrong.safetensors", header, bytes(max(ends, default=0)))  # so that the length is right
     with pytest.raises(ModelError, match="wrong.safetensors"):
         TensorFile(path)
+
+
+def is_entry(value):
+    offsets = value.get("data_offsets") if isinstance(value, dict) else None
+    return bool(offsets) and all(isinstance(offset, int) and offset >= 0 for offset in offsets)
+
+
+def test_a_name_that_stands_twice_in_the_header_is_refused(tmp_path):
+    one = json.dumps(entry(0, 8))
+    path = write(tmp_path / "a.safetensors", f'{{"x": {one}, "x": {json.dumps(entry(8, 16))}}}'.encode(), bytes(16))
+    with pytest.raises(ModelError, match="its header names x twice"):
+        TensorFile(path)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_blocks_are_the_tensor_in_order(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("paddle_sft.core.tensorfile._BLOCK", 20)
+    write_arrays(tmp_path / "a.safetensors", ARRAYS, checksums=True)
+    pieces = [(first, rows.copy()) for first, rows in TensorFile(tmp_path / "a.safetensors").blocks(name)]
+    whole = ARRAYS[name]
+    assert len(pieces) == -(-whole.nbytes // 20) or whole.ndim > 1
+    np.testing.assert_array_equal(np.concatenate([rows for _, rows in pieces] or [whole]), whole)
+    assert [first for first, _ in pieces] == list(np.cumsum([0] + [len(rows) for _, rows in pieces[:-1]]))[
+        : len(pieces)
+    ]
+
+
+def test_a_tensor_without_axes_is_one_row(tmp_path):
+    write_arrays(tmp_path / "a.safetensors", {"x": np.float32(3.5).reshape(())}, checksums=True)
+    file = TensorFile(tmp_path / "a.safetensors")
+    assert [(first, rows.tolist()) for first, rows in file.blocks("x")] == [(0, [3.5])] and file.read("x") == 3.5
+
+
+def test_a_file_with_checksums_is_an_ordinary_file_to_others(tmp_path):
+    write_arrays(tmp_path / "a.safetensors", ARRAYS, {"format": "np"}, checksums=True)
+    found = safetensors.numpy.load_file(tmp_path / "a.safetensors")
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+    told = json.loads(TensorFile(tmp_path / "a.safetensors").metadata["crc32"])
+    assert told == {name: f"{zlib.crc32(array.tobytes()):08x}" for name, array in ARRAYS.items()}
+
+
+@pytest.mark.parametrize("name", [name for name, array in ARRAYS.items() if array.size])
+def test_every_flipped_byte_of_a_tensor_is_seen_when_it_is_read(tmp_path, name):
+    write_arrays(tmp_path / "a.safetensors", {name: ARRAYS[name]}, checksums=True)
+    whole = (tmp_path / "a.safetensors").read_bytes()
+    for place in range(len(whole) - ARRAYS[name].nbytes, len(whole)):
+        (tmp_path / "a.safetensors").write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        with pytest.raises(ModelError, match=f"tensor {name} was changed"):
+            TensorFile(tmp_path / "a.safetensors").read(name)
+
+
+def test_the_checksums_of_another_file_are_not_carried_over(tmp_path):
+    write_arrays(tmp_path / "a.safetensors", {"x": np.zeros(3)}, {"format": "np"}, checksums=True)
+    write_arrays(tmp_path / "b.safetensors", {"x": np.ones(3)}, TensorFile(tmp_path / "a.safetensors").metadata)
+    assert TensorFile(tmp_path / "b.safetensors").metadata == {"format": "np"}
+
+
+NOT_FINITE = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+
+@pytest.mark.parametrize("tag", NOT_FINITE)
+def test_what_is_no_number_is_counted_by_its_bits(tag):
+    values = np.array([0.0, -0.0, 1.0, np.nan, -np.nan, np.inf, -np.inf, np.inf, 6e4, -6e4, 1e-7], np.float32)
+    assert count_not_finite(from_float32(values, tag), tag) == (2, 3)
+    assert count_not_finite(from_float32(values[[0, 1, 2, 8, 9, 10]], tag), tag) == (0, 0)
+    assert count_not_finite(np.zeros((0, 3), NOT_FINITE[tag]), tag) == (0, 0)
 
 
 def test_a_header_longer_than_the_format_allows_is_not_read(tmp_path):

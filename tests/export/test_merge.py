@@ -77,7 +77,7 @@ def rounded(exact, tag):
 
 @pytest.mark.parametrize("tag", ["F32", "BF16", "F16"])
 @pytest.mark.parametrize("layout", ["paddle", "hf"])
-@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize("family", ["llama", "bloom", "gpt2"])
 def test_every_merged_bit_is_that_of_the_double_precision_sum(base, adapter, tmp_path, family, layout, tag):
     source, trained = base(family, layout, tag), adapter(family)
     merge(MergeJob(source, trained, tmp_path / "merged", layout=layout))
@@ -86,16 +86,17 @@ def test_every_merged_bit_is_that_of_the_double_precision_sum(base, adapter, tmp
     deltas = {name: array.astype(np.float64) for name, (array, _) in stored(trained).items()}
     changed = 0
     for name, (array, found_tag) in before.items():
-        path = name[: -len(".weight")].replace("model.", "llama.", 1).replace("transformer.", "bloom.", 1)
+        path = name[: -len(".weight")].replace("model.", "llama.", 1).replace("transformer.", f"{family}.", 1)
         expected = array
         if f"{path}.lora_a" in deltas:
             update = ALPHA / RANK * (deltas[f"{path}.lora_a"] @ deltas[f"{path}.lora_b"])
-            exact = to_float32(array, found_tag).astype(np.float64) + (update.T if layout == "hf" else update)
+            exact = to_float32(array, found_tag).astype(np.float64)
+            exact += update.T if layout == "hf" and family != "gpt2" else update
             expected = rounded(exact, tag)
             changed += 1
         assert after[name][1] == found_tag == tag
         np.testing.assert_array_equal(after[name][0], expected, name)
-    assert changed == {"llama": 14, "bloom": 8}[family]
+    assert changed == {"llama": 14, "bloom": 8, "gpt2": 8}[family]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

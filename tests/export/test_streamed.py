@@ -65,7 +65,7 @@ def test_it_can_be_run_again(model_folder, some_ids, family):
     assert (changed != one).any()  # nothing of the last run was kept
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "bloom"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "bloom", "gpt2"])
 def test_weights_that_are_there_already_are_used_as_they_are(model_folder, some_ids, family):
     folder = model_folder(family)
     weights = weights_of(folder)

@@ -7,6 +7,7 @@ import pytest
 from paddle_sft.core.errors import ModelError
 from paddle_sft.models.catalogue import FAMILIES, attention_windows
 from paddle_sft.models.config import read_config, to_hugging_face, to_paddlenlp
+from paddle_sft.models.family import REQUIRED
 from paddle_sft.models.writer import write_config
 from tests import tiny
 
@@ -52,23 +53,54 @@ def test_the_older_spelling_of_a_rope_type_is_understood(read):
     assert read(rope_scaling=scaling)["rope_scaling"]["rope_type"] == "llama3"
 
 
+def test_transformers_5_takes_its_own_spelling_before_the_older_one(read):
+    config = read(rope_theta=1e4, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    assert config["rope_theta"] == 5e5
+    scaling = {"type": "linear", "factor": 2.0}
+    config = read(rope_scaling=scaling, rope_parameters={"rope_type": "dynamic", "factor": 4.0})
+    assert config["rope_scaling"]["rope_type"] == "linear" and config["rope_theta"] == 50000.0
+
+
+def test_the_names_that_early_phi3_had_for_longrope_are_understood(read):
+    scaling = {"type": "su", "short_factor": [1.0, 2.0], "long_factor": [1.0, 2.0]}
+    assert read("phi3", rope_scaling=scaling)["rope_scaling"]["rope_type"] == "longrope"
+
+
 REFUSED = [
     ("llama", dict(hidden_act="gelu"), "hidden_act 'gelu'"),
-    ("llama", dict(rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling of type 'linear' .*default, llama3"),
-    ("llama", dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "rope_scaling of type 'yarn'"),
-    ("llama", dict(head_dim=16), "head_dim 16 .* = 8"),
-    ("llama", dict(attention_bias=True), "attention_bias true"),
-    ("llama", dict(mlp_bias=True), "mlp_bias true"),
+    ("llama", dict(rope_scaling={"type": "ntk", "factor": 2.0}), "rope_scaling of type 'ntk' .available: default, lin"),
+    ("llama", dict(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "of type 'yarn' without factor"),
+    ("llama", dict(rope_scaling={"type": "llama3", "factor": 8.0}), "without low_freq_factor and high_freq_factor"),
+    ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor 0.5 .this class turns whole heads"),
+    ("llama", dict(rope_scaling={"type": "dynamic", "factor": 2.0}, head_dim=2), "heads of 2 numbers .at least 4"),
+    ("llama", dict(head_dim=7), "heads of 7 numbers .an even number"),
+    ("llama", dict(rope_parameters={"full_attention": {"rope_theta": 1e4}}), "type 'one for each type of layer'"),
+    ("llama", dict(alibi=True), "alibi true .this class computes false or null"),
+    ("llama", dict(rope_scaling_type="ntk", rope_scaling_factor=2.0), "rope_scaling_type 'ntk'"),
     ("qwen2", dict(hidden_act="relu"), "hidden_act 'relu'"),
-    ("qwen2", dict(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "rope_scaling of type 'yarn'"),
-    ("qwen2", dict(head_dim=16), "head_dim 16"),
+    ("qwen2", dict(rope_scaling={"rope_type": "mrope"}), "rope_scaling of type 'mrope'"),
+    ("qwen3", dict(rope_scaling={"rope_type": "mrope"}), "rope_scaling of type 'mrope'"),
     ("mistral", dict(hidden_act="gelu"), "hidden_act 'gelu'"),
-    ("mistral", dict(rope_scaling={"type": "dynamic"}), "rope_scaling of type 'dynamic'"),
-    ("mistral", dict(head_dim=16), "head_dim 16"),
-    ("mistral", dict(tie_word_embeddings=True), "tie_word_embeddings true"),
+    ("mistral", dict(rope_scaling={"type": "dynamic"}), "rope_scaling of type 'dynamic' without factor"),
+    ("phi3", dict(rope_scaling={"type": "linear", "factor": 2.0}), "of type 'linear' .available: default, lo"),
+    ("phi3", dict(rope_scaling={"type": "su", "short_factor": [1.0], "long_factor": [1.0, 2.0]}), "short_factor has 1"),
+    ("phi3", dict(resid_pdrop=0.1), "resid_pdrop 0.1"),
+    ("mixtral", dict(rope_scaling={"rope_type": "linear"}), "rope_scaling of type 'linear' without factor"),
+    ("mixtral", dict(output_router_logits=True), '"output_router_logits": false trains without it'),
+    ("mixtral", dict(router_jitter_noise=0.1), "router_jitter_noise 0.1 .this class computes 0.0"),
+    ("qwen2_moe", dict(rope_scaling={"rope_type": "su"}), "rope_scaling of type 'su'"),
+    ("qwen2_moe", dict(output_router_logits=True), "output_router_logits true"),
     ("gemma", dict(hidden_activation="relu"), "hidden_activation 'relu'"),
     ("gemma", dict(rope_scaling={"type": "linear"}), "rope_scaling of type 'linear'"),
     ("gemma", dict(attention_bias=True), "attention_bias true"),
+    ("gemma2", dict(hidden_activation="relu"), "hidden_activation 'relu'"),
+    ("gemma2", dict(rope_scaling={"type": "linear"}), "rope_scaling of type 'linear'"),
+    ("gemma2", dict(attention_bias=True), "attention_bias true"),
+    ("opt", dict(activation_function="mish"), "activation_function 'mish' .available: relu, gelu, gelu_new"),
+    ("opt", dict(tie_word_embeddings=False), "tie_word_embeddings false with word_embed_proj_dim 20"),
+    ("opt", dict(layerdrop=0.1), "layerdrop 0.1"),
+    ("gpt2", dict(activation_function="mish"), "activation_function 'mish' .available"),
+    ("gpt2", dict(add_cross_attention=True), "add_cross_attention true"),
 ]
 
 
@@ -93,9 +125,9 @@ def test_a_key_at_a_value_that_the_class_ignores_is_refused(read, family, key):
 
 
 def test_all_that_is_wrong_is_said_at_once(read):
-    with pytest.raises(ModelError, match="mlp_bias.*|hidden_act.*") as caught:
-        read("llama", hidden_act="gelu", mlp_bias=True)
-    assert "hidden_act" in str(caught.value) and "mlp_bias" in str(caught.value)
+    with pytest.raises(ModelError, match="alibi.*|hidden_act.*") as caught:
+        read("llama", hidden_act="gelu", alibi=True)
+    assert "hidden_act" in str(caught.value) and "alibi" in str(caught.value)
 
 
 @pytest.mark.parametrize("family", tiny.CONFIGS)
@@ -104,8 +136,10 @@ def test_a_plain_config_of_each_family_is_accepted(read, family):
 
 
 def test_an_unknown_family_is_answered_with_those_that_load_exactly(read):
-    with pytest.raises(ModelError, match="model_type is 'gpt2'; families that load exactly today: llama, qwen2"):
-        read(model_type="gpt2")
+    with pytest.raises(ModelError, match="model_type is 'retnet'; families that load exactly today: llama, qwen2"):
+        read(model_type="retnet")
+    with pytest.raises(ModelError, match="'deepseek_v3', which is not verified against transformers; families that"):
+        read(model_type="deepseek_v3")
     with pytest.raises(ModelError, match="model_type is None"):
         read(remove=["model_type"])
 
@@ -157,6 +191,11 @@ def test_a_window_counts_only_where_it_is_in_use():
     assert windows("qwen2", sliding_window=64, use_sliding_window=True, max_window_layers=1) == [0, 64]
     kinds = ["sliding_attention", "full_attention"]
     assert windows("qwen2", sliding_window=64, use_sliding_window=True, layer_types=kinds) == [64, 0]
+    assert windows("mixtral", sliding_window=64) == [64, 64]
+    assert windows("qwen2_moe", sliding_window=64) == [0, 0]
+    every_other = dict(sliding_window=64, use_sliding_window=True, num_hidden_layers=4)
+    assert windows("qwen2_moe", **every_other) == [64, 0, 64, 0]
+    assert windows("qwen2_moe", **every_other, max_window_layers=1) == [64, 0, 0, 0]
 
 
 def test_a_key_that_is_left_out_means_what_transformers_takes(read):
@@ -170,8 +209,9 @@ def test_a_key_that_paddlenlp_left_out_means_what_paddlenlp_takes(read):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_key_that_no_model_can_do_without_is_asked_for(read, family):
-    with pytest.raises(ModelError, match=f"hidden_size is not there; a {family} config must give it"):
-        read(family, remove=["hidden_size"])
+    key = [key for key, default in FAMILIES[family].keys.items() if default is REQUIRED][1]  # the width
+    with pytest.raises(ModelError, match=f"{key} is not there; a {family} config must give it"):
+        read(family, remove=[key])
 
 
 def test_keys_that_nobody_reads_are_known_by_name():

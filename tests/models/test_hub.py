@@ -16,8 +16,9 @@ from paddle_sft.models.weights import WEIGHTS_NAME
 from paddle_sft.models.writer import write_model
 from tests import tiny
 
-TIED = [("qwen2", {}), ("gemma", {}), ("bloom", {}), ("llama", {"tie_word_embeddings": True})]
-EMBEDDING = {"llama": "embed_tokens", "qwen2": "embed_tokens", "gemma": "embed_tokens", "bloom": "word_embeddings"}
+TIED = [(family, {}) for family in ("qwen2", "gemma", "gemma2", "bloom", "opt", "gpt2")]
+TIED += [("llama", {"tie_word_embeddings": True})]
+EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight")
 
 
 @pytest.fixture
@@ -56,11 +57,12 @@ def test_both_layouts_give_the_same_logits(model_folder, tmp_path, family, some_
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])  # its are the same way round
 def test_the_hugging_face_layout_has_linear_weights_the_other_way_round(model_folder, family):
     paddles = safetensors.numpy.load_file(model_folder(family, "paddle") / WEIGHTS_NAME)
     faces = safetensors.numpy.load_file(model_folder(family, "hf") / WEIGHTS_NAME)
-    name = next(name for name in paddles if name.endswith(("down_proj.weight", "h.0.mlp.dense_4h_to_h.weight")))
+    last_linear = ("down_proj.weight", "w2.weight", "h.0.mlp.dense_4h_to_h.weight", "0.self_attn.out_proj.weight")
+    name = next(name for name in paddles if name.endswith(last_linear))
     other = next(other for other in faces if other.endswith(name.split(".", 1)[1]))
     np.testing.assert_array_equal(faces[other], paddles[name].T)
 
@@ -101,7 +103,7 @@ def test_a_tied_head_is_stored_once(model_folder, family, changes, layout):
 @pytest.mark.parametrize("family, changes", TIED)
 def test_a_stored_copy_of_a_tied_head_that_equals_the_embedding_is_fine(rewrite, family, changes, layout):
     def add_copy(arrays):
-        embedding = next(array for name, array in arrays.items() if f"{EMBEDDING[family]}.weight" in name)
+        embedding = next(array for name, array in arrays.items() if name.endswith(EMBEDDINGS))
         arrays["lm_head.weight"] = embedding.copy()
 
     load_model(rewrite(add_copy, family, layout, **changes), "float32")
@@ -111,7 +113,7 @@ def test_a_stored_copy_of_a_tied_head_that_equals_the_embedding_is_fine(rewrite,
 @pytest.mark.parametrize("family, changes", TIED)
 def test_a_stored_head_that_differs_from_the_embedding_is_refused(rewrite, family, changes, layout):
     def add_other(arrays):
-        embedding = next(array for name, array in arrays.items() if f"{EMBEDDING[family]}.weight" in name)
+        embedding = next(array for name, array in arrays.items() if name.endswith(EMBEDDINGS))
         arrays["lm_head.weight"] = embedding.copy()
         arrays["lm_head.weight"][5, 5] += 1e-3
 
@@ -153,6 +155,12 @@ def test_a_fresh_model_is_a_function_of_its_seed():
     assert any(not np.array_equal(array, other[name]) for name, array in one.items())
 
 
+def test_a_loaded_weight_lies_where_paddle_would_have_put_it(model_folder):
+    """At a multiple of 64 bytes: elsewhere products round differently, and no run could be repeated bit for bit."""
+    model = load_model(model_folder(), "float32").model
+    assert {parameter.data_ptr() % 64 for parameter in unique_parameters(model).values()} == {0}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_empty_model_holds_no_weights(family):
     model = build_empty(tiny.config(family), "float32")
@@ -180,3 +188,12 @@ def test_tensors_of_a_type_that_no_model_has_are_refused(rewrite, dtype, tag):
 
     with pytest.raises(ModelError, match=f"lm_head.weight is stored as {tag}"):
         load_model(rewrite(change), "float32")
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "rope_theta" in FAMILIES[name].keys])
+def test_no_layer_keeps_a_table_of_all_positions(family):
+    model = build_empty(tiny.config(family, max_position_embeddings=5000), "float32")
+    assert model.config.max_position_embeddings == 5000
+    layers = model.sublayers()
+    kept = [value for layer in layers for value in {**vars(layer), **layer._buffers}.values()]
+    assert not [value for value in kept if isinstance(value, paddle.Tensor) and 5000 in value.shape]

@@ -18,7 +18,9 @@ NAMES = {
     "qwen2": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
     "mistral": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
     "gemma": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "gemma2": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
     "bloom": "query_key_value dense dense_h_to_4h dense_4h_to_h",
+    "gpt2": "c_attn c_proj c_fc c_proj",
 }
 
 
@@ -55,6 +57,13 @@ def test_upstream_still_computes_the_exact_form_of_gelu_so_the_mend_is_needed(mo
 def test_a_fresh_gemma_is_mended_too():
     model = build_from_scratch(tiny.config("gemma"), "float32", 0)
     assert type(model.gemma.layers[1].mlp.forward).__name__ == "_TanhGeluMLP"
+
+
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+def test_no_matrix_of_a_fresh_model_is_constant(family):
+    model = build_from_scratch(tiny.config(family), "float32", 0)
+    arrays = {name: array for name, array in tiny.snapshot(model).items() if array.ndim > 1}
+    assert len(arrays) > 8 and not [name for name, array in arrays.items() if array.std() < 0.01]
 
 
 @pytest.fixture

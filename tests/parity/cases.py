@@ -26,6 +26,11 @@ _LLAMA3 = _rope(
     original_max_position_embeddings=32,
 )  # fmt: skip
 
+_LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.1, 1.2, 1.4, 1.7, 2.0], "long_factor": [1.0, 2.0, 4.0, 8.0, 12.0, 16.0],
+}  # fmt: skip
+
 SHAPES: Dict[str, Dict[str, Any]] = {
     "llama": {**_SIZES, "model_type": "llama", "tie_word_embeddings": False, **_rope(50000.0)},
     "llama3-rope": {**_SIZES, "model_type": "llama", "tie_word_embeddings": False, **_LLAMA3},
@@ -36,11 +41,33 @@ SHAPES: Dict[str, Dict[str, Any]] = {
     "qwen2-tied": {**_SIZES, "model_type": "qwen2", "tie_word_embeddings": True, **_rope(10000.0)},
     "mistral": {**_SIZES, "model_type": "mistral", "tie_word_embeddings": False, "sliding_window": None,
                 **_rope(20000.0)},
+    "mixtral": {**_SIZES, "model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 2,
+                "tie_word_embeddings": False, "sliding_window": 24, **_rope(20000.0)},
+    "qwen2_moe": {**_SIZES, "model_type": "qwen2_moe", "num_experts": 5, "num_experts_per_tok": 3,
+                  "moe_intermediate_size": 40, "shared_expert_intermediate_size": 72, "mlp_only_layers": [0],
+                  "tie_word_embeddings": False, **_rope(20000.0)},
+    "mistral-tied": {**_SIZES, "model_type": "mistral", "tie_word_embeddings": True, "head_dim": 24,
+                     "sliding_window": 24, **_rope(20000.0)},
+    "qwen3": {**_SIZES, "model_type": "qwen3", "head_dim": 24, "tie_word_embeddings": True, **_rope(1000000.0)},
+    "phi3": {**_SIZES, "model_type": "phi3", "tie_word_embeddings": False, "original_max_position_embeddings": 24,
+             "rope_parameters": _LONGROPE},
     # weights so large that the two forms of gelu differ visibly
     "gemma": {**_SIZES, "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 24, "initializer_range": 0.2,
               "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, **_rope(30000.0)},
     "bloom": {"model_type": "bloom", "vocab_size": 384, "hidden_size": 64, "n_layer": 2, "n_head": 4,
               "initializer_range": 0.1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3},
+    "gemma2": {**_SIZES, "model_type": "gemma2", "head_dim": 24, "query_pre_attn_scalar": 20, "sliding_window": 12,
+               "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0, "initializer_range": 0.2,
+               "tie_word_embeddings": True, **_rope(30000.0)},
+    # as the one of 350 million has it: norms behind the residual, embeddings narrower than the layers
+    "opt": {"model_type": "opt", "vocab_size": 384, "hidden_size": 60, "word_embed_proj_dim": 36, "ffn_dim": 100,
+            "num_hidden_layers": 2, "num_attention_heads": 5, "do_layer_norm_before": False,
+            "max_position_embeddings": 128, "init_std": 0.15, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3},
+    "opt-prenorm": {"model_type": "opt", "vocab_size": 384, "hidden_size": 64, "num_hidden_layers": 2,
+                    "num_attention_heads": 4, "ffn_dim": 100, "max_position_embeddings": 128, "init_std": 0.1,
+                    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3},
+    "gpt2": {"model_type": "gpt2", "vocab_size": 384, "n_embd": 66, "n_layer": 2, "n_head": 3, "n_positions": 64,
+             "initializer_range": 0.1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3},
 }  # fmt: skip
 
 TRAINED_SHAPES = {"llama": "llama", "qwen2": "qwen2-tied"}

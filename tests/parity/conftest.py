@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import version
-from typing import Callable, Iterator, List
+from typing import Callable, Dict, Iterator, List
 
 import pytest
 
+from paddle_sft.core.atomic import write_json
+from paddle_sft.models.catalogue import FAMILIES
+from paddle_sft.models.survey import VERIFIED
 from tests.parity.asking import MISSING, VARIABLE, Reference
 
 _MEASURED: List[str] = []
+_VERIFIED: Dict[str, Dict[str, float]] = {}
+_VERSIONS: Dict[str, str] = {}
+
+WRITE = "PADDLE_SFT_WRITE_VERIFIED"
+"""Set to 1 (make parity-table does), what a run of all parity tests measured is written to VERIFIED."""
+WHAT = ("configs", "logits", "packed", "gradients", "merged", "flashmask")
+"""What has to be known of every family."""
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +32,35 @@ def measured() -> Callable[[str, float, float], None]:
         _MEASURED.append(f"{difference:8.1e} of {tolerance:.0e}  {what}")
 
     return note
+
+
+@pytest.fixture(scope="session")
+def verified() -> Callable[..., None]:
+    """Note a number for the table of families in the docs; of several the largest counts, or their sum."""
+
+    def note(family: str, what: str, value: float, add: bool = False) -> None:
+        known = _VERIFIED.setdefault(family, {})
+        known[what] = value + known.get(what, 0) if add else max(value, known.get(what, value))
+
+    return note
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if os.environ.get(WRITE) != "1":
+        return
+    lacking = {name: [what for what in WHAT if what not in _VERIFIED.get(name, {})] for name in FAMILIES}
+    lacking = {name: what for name, what in lacking.items() if what}
+    if exitstatus or lacking:
+        _MEASURED.append(f"{VERIFIED.name} is not written: tests failed, or nothing was measured of {lacking}")
+        session.exitstatus = session.exitstatus or 1
+        return
+    families = {name: {what: _rounded(_VERIFIED[name][what]) for what in WHAT} for name in FAMILIES}
+    write_json(VERIFIED, {"versions": _VERSIONS, "families": families})
+
+
+def _rounded(value: float) -> float:
+    """Two digits, so that the file changes when something did."""
+    return value if isinstance(value, (bool, int)) else float(f"{value:.1e}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -37,9 +76,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
         pytest.fail(MISSING, pytrace=False)
     process = Reference(os.environ[VARIABLE], tmp_path_factory.mktemp("reference") / "stderr.txt")
     ours = {name: version(name) for name in ("paddlepaddle", "paddlenlp", "numpy")}
+    theirs = process.ask("versions")
+    _VERSIONS.update({**ours, **theirs})
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\ncomparing {_listed(ours)} (Python {platform.python_version()})")
-        print(f"     with {_listed(process.ask('versions'))}")
+        print(f"     with {_listed(theirs)}")
     yield process
     process.close()
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, List
 import numpy as np
 from safetensors.numpy import load_file
 
-from paddle_sft.train.plan import StepPlan
+from paddle_sft.train.plan import StepShape, row_order
 from tests import tiny
 from tests.parity import cases
 from tests.parity.asking import Reference
@@ -122,13 +122,8 @@ def run_command(script: str, *arguments: str) -> str:
 
 def epochs_of_plan(num_samples: int) -> List[List[int]]:
     """The order in which our run sees the samples, epoch by epoch."""
-    plan = StepPlan(num_samples, ROWS, ACCUMULATION, 1, num_epochs=3.0, max_steps=NUM_STEPS, seed=SEED)
-    num_epochs = -(-NUM_STEPS // plan.steps_per_epoch)
-    first_steps = [epoch * plan.steps_per_epoch for epoch in range(num_epochs)]
-    return [
-        [int(index) for step in range(first, first + plan.steps_per_epoch) for index in plan.indices(step)]
-        for first in first_steps
-    ]
+    num_epochs = -(-NUM_STEPS // StepShape(ROWS, ACCUMULATION, 1).num_steps(num_samples))
+    return [row_order(num_samples, SEED, 0, epoch).tolist() for epoch in range(num_epochs)]
 
 
 def start_of_adapter(output_dir: Path, family: str) -> Dict[str, Any]:

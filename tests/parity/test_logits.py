@@ -12,12 +12,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from paddle_sft.core.records import IGNORED
-from paddle_sft.losses.supervised import token_loss_sum
 from paddle_sft.models.hub import load_model, unique_parameters
 from paddle_sft.models.weights import INDEX_NAME, WEIGHTS_NAME
 from paddle_sft.models.writer import write_model
 from tests.parity import cases
 from tests.parity.asking import Reference
+from tests.plain import token_loss_sum
 
 LOGIT_TOLERANCE = 2e-5
 """Largest difference of a logit; logits are of size 5."""

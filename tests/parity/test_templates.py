@@ -72,13 +72,12 @@ def byte_level(folder: Path) -> Path:
     return folder
 
 
-def sentencepiece(folder: Path) -> Path:
-    """As Mistral's and vicuna's: `legacy`, every text between two special tokens begins as a new word. PaddleNLP
-    3.0.0b4 knows this behaviour only; a tokenizer_config.json with legacy false has other ids in transformers."""
+def sentencepiece(folder: Path, legacy: bool) -> Path:
+    """As Mistral's and vicuna's. With `legacy` every text between two special tokens begins as a new word."""
     folder.mkdir()
     make_llama_tokenizer(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    write_settings(folder, {**settings, "legacy": True})
+    write_settings(folder, {**settings, "legacy": legacy})
     return folder
 
 
@@ -141,14 +140,11 @@ def bytes_side(tmp_path_factory: pytest.TempPathFactory) -> Side:
     return Side(folder, {**BUILT_IN, **bare, **BLACK_BOXES}, DIALOGUES)
 
 
-@pytest.fixture(scope="module")
-def pieces_side(tmp_path_factory: pytest.TempPathFactory) -> Side:
-    folder = sentencepiece(tmp_path_factory.mktemp("pieces") / "tokenizer")
+@pytest.fixture(scope="module", params=[True, False], ids=["legacy", "not legacy"])
+def pieces_side(tmp_path_factory: pytest.TempPathFactory, request) -> Side:
+    folder = sentencepiece(tmp_path_factory.mktemp("pieces") / "tokenizer", request.param)
     names = ("alpaca", "vicuna", "llama2", "mistral", "deepseek")
-    # a special token in the text with a space behind it: sentencepiece and transformers 5 count that space differently
-    dialogues = [texts for texts in DIALOGUES if not any("</s> " in text for text in texts)]
-    assert len(dialogues) == 9
-    return Side(folder, {name: BUILT_IN[name] for name in names}, dialogues)
+    return Side(folder, {name: BUILT_IN[name] for name in names}, DIALOGUES)
 
 
 @pytest.mark.parametrize("name", ["alpaca", "vicuna", "llama2", "mistral", "deepseek"])

@@ -16,7 +16,7 @@ from paddle_sft.models.hub import load_model, unique_parameters
 from paddle_sft.models.tokenizers import load_tokenizer
 from tests.parity import cases, runs
 from tests.parity.asking import Reference
-from tests.parity.vocabularies import BEGIN_WITH_SPACE, TEXTS, make_llama_tokenizer
+from tests.parity.vocabularies import TEXTS
 
 LOSS_TOLERANCE = 1e-4
 WEIGHT_TOLERANCE = 1e-4
@@ -162,13 +162,3 @@ def test_tokenizer_of_the_merged_folder_gives_transformers_the_ids_that_we_train
     ours = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in TEXTS]
     theirs = reference.ask("token_ids", folder=merged, lines=TEXTS)
     assert dict(zip(TEXTS, theirs)) == dict(zip(TEXTS, ours))
-
-
-def test_llama_texts_that_begin_with_a_space_are_cut_as_sentencepiece_cuts_them(tmp_path: Path) -> None:
-    import sentencepiece
-
-    make_llama_tokenizer(tmp_path)
-    tokenizer = load_tokenizer(tmp_path)
-    original = sentencepiece.SentencePieceProcessor(str(tmp_path / "tokenizer.model"))
-    for text in BEGIN_WITH_SPACE:
-        assert tokenizer(text, add_special_tokens=False)["input_ids"] == original.encode(text)

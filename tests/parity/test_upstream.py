@@ -68,7 +68,7 @@ def test_paddlenlp_still_ignores_the_sliding_window() -> None:
 
 
 def test_paddlenlp_still_gives_mistral_a_head_of_its_own() -> None:
-    """Else models/families/mistral.py need not refuse a tied head for it."""
+    """Else models/networks/mistral.py need not tie it."""
     from paddlenlp.transformers import MistralConfig, MistralForCausalLM
 
     keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -16,12 +16,9 @@ NUM_PIECES = 340
 TEXTS = [
     "red cat sings under the tree :", "The Quick, brown fox (12,345) doesn't.", "two  spaces, and a tab\there ",
     "accents: Ünïcödé, naïve; 今天天气很好; emoji 🙂", "line\nbreak\r\n\n    indented", "a", "", "red</s> river",
+    " ", " red", "  two  spaces",
 ]  # fmt: skip
 """What tokenizers disagree on: spaces, letters they never saw, line ends, special tokens written in a text."""
-
-BEGIN_WITH_SPACE = [" ", " red", "  two  spaces"]
-"""transformers 5 rebuilds Llama's tokenizer so that it puts no space before a text that begins with one; sentencepiece,
-with which such models were trained, does."""
 
 
 def words() -> Iterator[str]:

@@ -6,7 +6,7 @@ from paddle_sft.models.family import REQUIRED, Family
 
 FAMILY = Family(
     config_class="paddlenlp.transformers:BloomConfig",
-    model_class="paddlenlp.transformers:BloomForCausalLM",
+    model_class="paddle_sft.models.networks.bloom:BloomForCausalLM",
     hf_architecture="BloomForCausalLM",
     keys={
         "vocab_size": REQUIRED, "hidden_size": REQUIRED, "n_layer": REQUIRED, "n_head": REQUIRED,
@@ -20,4 +20,5 @@ FAMILY = Family(
         "masked_softmax_fusion", "offset_alibi", "skip_bias_add", "skip_bias_add_qkv", "unk_token_id",
     ),
     attention=("paddlenlp.transformers.bloom.modeling:BloomAttention", "paddle_sft.models.networks.bloom:attend"),
+    trains_padding=True,
 )  # fmt: skip

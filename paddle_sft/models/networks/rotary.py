@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 from paddle import Tensor, nn
 
-from paddle_sft.models.fast import rotate
 from paddle_sft.models.packed import Cache, LayerRows
 
+Projected = Tuple[Tensor, Tensor, Tensor]
+"""Queries [B, T, H, D], keys and values [B, T, G, D]."""
+Projection = Callable[[nn.Layer, Tensor], Projected]
 
-def attend(
+
+def project(layer: nn.Layer, hidden_states: Tensor) -> Projected:
+    """[B, T, hidden] -> queries [B, T, H, D], keys and values [B, T, G, D]."""
+    projected = [layer.q_proj(hidden_states), layer.k_proj(hidden_states), layer.v_proj(hidden_states)]
+    return tuple(tensor.reshape([0, 0, -1, layer.head_dim]) for tensor in projected)
+
+
+def mix(
     layer: nn.Layer,
     rows: LayerRows,
     hidden_states: Tensor,
-    position_ids: Optional[Tensor] = None,
-    past_key_value: Cache = None,
-    attention_mask: Optional[Tensor] = None,
-    output_attentions: bool = False,
-    use_cache: bool = False,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    """[B, T, hidden] -> [B, T, hidden], with the cache beside it if one is asked for."""
-    output, present = mix(layer, rows, hidden_states, past_key_value)
-    return (output, present) if use_cache and present is not None else output
+    past: Cache,
+    project: Projection = project,
+    **scoring: Any,
+) -> Tuple[Tensor, Cache]:
+    """The layer's projections, rotary positions, attention and output projection.
 
-
-def mix(layer: nn.Layer, rows: LayerRows, hidden_states: Tensor, past: Cache) -> Tuple[Tensor, Cache]:
-    """The layer's projections, rotary positions, attention and output projection."""
-    projected = [layer.q_proj(hidden_states), layer.k_proj(hidden_states), layer.v_proj(hidden_states)]
-    query, key, value = [tensor.reshape([0, 0, -1, layer.head_dim]) for tensor in projected]
-    cos, sin = rows.layout.rotary(layer, value, 0 if past is None else past[0].shape[1])
-    mixed, present = rows.attend(rotate(query, cos, sin), rotate(key, cos, sin), value, past)
+    Args:
+        scoring: of the family's attention, as `LayerRows.attend` takes it; attention_dropout is the config's.
+    """
+    if layer.training:
+        scoring.setdefault("dropout", getattr(layer.config, "attention_dropout", 0.0) or 0.0)
+    mixed, present = rows.attend_turned(*project(layer, hidden_states), past, **scoring)
     return layer.o_proj(mixed.reshape([0, 0, -1])), present
+
+
+def attend_by(project: Projection) -> Callable:
+    """The attention of a family with these projections, as `models.packed.read_by_segments` calls it."""
+
+    def attend(
+        layer: nn.Layer,
+        rows: LayerRows,
+        hidden_states: Tensor,
+        position_ids: Optional[Tensor] = None,
+        past_key_value: Cache = None,
+        attention_mask: Optional[Tensor] = None,
+        output_attentions: bool = False,
+        use_cache: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """[B, T, hidden] -> [B, T, hidden], with the cache beside it if one is asked for."""
+        output, present = mix(layer, rows, hidden_states, past_key_value, project)
+        return (output, present) if use_cache and present is not None else output
+
+    return attend
+
+
+attend = attend_by(project)

@@ -37,8 +37,14 @@ def make_model(
 
 
 def load(folder: str) -> Any:
-    """The model of a folder in float32, ready for exact comparison (no dropout)."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    """The model of a folder in float32, ready for exact comparison (no dropout; no kernel that leaves out a cap)."""
+    plain = dict(attn_implementation="eager", experts_implementation="eager")  # the other asks for aligned sizes
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **plain).eval()
+
+
+def default_config(model_type: str) -> Dict[str, Any]:
+    """Every key of a family's config class."""
+    return AutoConfig.for_model(model_type).to_dict()
 
 
 @torch.no_grad()
@@ -56,6 +62,57 @@ def gradients(folder: str, input_ids: List[List[int]], labels: List[List[int]], 
     loss.backward()
     save_file({name: parameter.grad.contiguous() for name, parameter in model.named_parameters()}, output)
     return loss.item()
+
+
+def samples_alone(folder: str, samples: List[List[int]], targets: List[List[int]], output: str) -> None:
+    """Write logits/NUMBER [T, V] of each sample alone, and gradients/NAME of the mean loss over all trained tokens.
+
+    targets stand where their logits stand, -100 where nothing is trained.
+    """
+    model = load(folder)
+    found = [model(input_ids=torch.tensor([sample])).logits[0] for sample in samples]
+    wanted = torch.tensor([target for sample in targets for target in sample])
+    torch.nn.functional.cross_entropy(torch.cat(found), wanted, ignore_index=-100).backward()
+    arrays = {f"logits/{number}": logits.detach().contiguous() for number, logits in enumerate(found)}
+    for name, parameter in model.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        arrays[f"gradients/{name}"] = gradient.contiguous()
+    save_file(arrays, output)
+
+
+@torch.no_grad()
+def logits_with_dropout(folder: str, input_ids: List[List[int]], output: str) -> None:
+    """Logits in training mode, where the numbers that are dropped are those that tests/parity/test_dropout.py drops."""
+    usual, calls = torch.nn.functional.dropout, 0
+
+    def drop(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        nonlocal calls
+        if not training or not p:
+            return x
+        calls += 1
+        draws = (torch.arange(x.numel()) + 7919 * calls) * 40503 % 65536 / 65536
+        return torch.where(draws.reshape(x.shape) < p, 0.0, x / (1 - p))
+
+    torch.nn.functional.dropout = drop
+    try:
+        save_file({"logits": load(folder).train()(input_ids=torch.tensor(input_ids)).logits.contiguous()}, output)
+    finally:
+        torch.nn.functional.dropout = usual
+
+
+@torch.no_grad()
+def rotary_tables(config: Dict[str, Any], lengths: List[int], output: str) -> None:
+    """Write LENGTH/frequencies, and LENGTH/cos and LENGTH/sin at the last 16 positions of a text of that length."""
+    small = AutoConfig.for_model(**{**config, "num_hidden_layers": 1, "vocab_size": 32064, "intermediate_size": 8})
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(small).model.rotary_emb)
+    arrays = {}
+    for length in lengths:
+        rotary = kind(config=small)
+        cos, sin = rotary(torch.zeros(1, dtype=torch.float32), torch.arange(length)[None])
+        found = {"cos": cos[0, -16:], "sin": sin[0, -16:], "frequencies": rotary.inv_freq}
+        arrays.update({f"{length}/{name}": array.clone() for name, array in found.items()})
+    save_file(arrays, output)
 
 
 def token_ids(folder: str, lines: List[str]) -> List[List[int]]:

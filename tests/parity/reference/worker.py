@@ -12,8 +12,10 @@ import traceback
 
 answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not stand between the answers
 
+import classifiers  # noqa: E402
 import networks  # noqa: E402
 import optimizers  # noqa: E402
+import tokenizing  # noqa: E402
 import training  # noqa: E402
 
 JOBS = {
@@ -23,8 +25,18 @@ JOBS = {
         networks.make_model,
         networks.logits,
         networks.gradients,
+        networks.samples_alone,
+        networks.logits_with_dropout,
+        networks.default_config,
+        networks.rotary_tables,
         networks.adapter_logits,
         networks.token_ids,
+        classifiers.make_classifier,
+        classifiers.classify,
+        tokenizing.tokenized,
+        tokenizing.with_new_tokens,
+        tokenizing.write_again,
+        tokenizing.tokenizer_classes,
         training.train,
         optimizers.adafactor,
         optimizers.learning_rates,
