@@ -3,7 +3,7 @@
 #   make test         run the tests
 # PYTHON=/path/to/python3.11 chooses the interpreter; without it the first suitable one on the PATH is taken.
 
-.PHONY: help quickstart test parity docs lint clean
+.PHONY: help quickstart test parity parity-table docs lint clean
 
 VENV := .venv
 PARITY_VENV := .venv-parity
@@ -14,6 +14,7 @@ REFERENCES := 'transformers>=5,<6' peft sentencepiece protobuf
 help:
 	@sed -n 's/^#   //p' Makefile
 	@echo "make parity       compare with Hugging Face transformers and PEFT (needs Python 3.10 or later)"
+	@echo "make parity-table the same, and write what was measured into docs/models.md"
 	@echo "make docs         write the generated pages of docs/"
 	@echo "make lint         check the style"
 	@echo "make clean        remove the environments, caches and the quickstart's output"
@@ -28,8 +29,14 @@ test: $(VENV)/.installed
 parity: $(VENV)/.installed $(PARITY_VENV)/.installed
 	PADDLE_SFT_REFERENCE_PYTHON="$(CURDIR)/$(PARITY_VENV)/bin/python" $(VENV)/bin/python -m pytest tests/parity -q
 
+# Measures every family anew and writes the numbers into paddle_sft/models/verified.json and docs/models*.md.
+parity-table: $(VENV)/.installed $(PARITY_VENV)/.installed
+	PADDLE_SFT_WRITE_VERIFIED=1 PADDLE_SFT_REFERENCE_PYTHON="$(CURDIR)/$(PARITY_VENV)/bin/python" $(VENV)/bin/python -m pytest tests/parity -q
+	$(VENV)/bin/python tools/make_models_table.py
+
 docs: $(VENV)/.installed
 	$(VENV)/bin/python tools/make_arguments.py
+	$(VENV)/bin/python tools/make_models_table.py
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/python -m ruff check .

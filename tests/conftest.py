@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory):
+    """Runs keep their tokenised samples in a folder of the tests; compiled operators stay in the user's."""
+    ours = tmp_path_factory.mktemp("cache") / "paddle_sft"
+    theirs = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paddle_sft" / "operators"
+    ours.mkdir()
+    theirs.mkdir(parents=True, exist_ok=True)
+    (ours / "operators").symlink_to(theirs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(ours.parent))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Set, Tuple
+from typing import Callable, Iterator, List, Tuple
 
 from paddle_sft.arguments.adapter import ALL_LINEAR, read_targets
+from paddle_sft.arguments.check_classes import check_classification, derive_classification
+from paddle_sft.arguments.check_data import (
+    check_held_out,
+    check_lazy,
+    check_mixing,
+    check_pose,
+    check_template,
+    derive_template,
+)
+from paddle_sft.arguments.draft import Draft, Problem
+from paddle_sft.arguments.hub import HUB_KEYS, hub_problem
 from paddle_sft.arguments.upstream_policy import KEPT_ANYWAY
 from paddle_sft.arguments.values import show
-
-Problem = Tuple[Tuple[str, ...], str]
-"""The keys it is about, and the message. Not reported when one of these keys already has a problem of its own."""
-
-
-@dataclass
-class Draft:
-    """All values of a run before they are frozen."""
-
-    values: Dict[str, Any]
-    given: Set[str]
-    derived: Dict[str, Tuple[Any, str]] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def has(self, name: str) -> bool:
-        """True when the user gave the key a value other than null."""
-        return name in self.given and self.values[name] is not None
-
-    def derive(self, name: str, value: Any, why: str) -> None:
-        """Set a value that the user did not give, and remember why."""
-        self.values[name] = value
-        self.derived[name] = (value, why)
-
-    def note(self, name: str, why: str) -> None:
-        """Say that a value the user gave has no effect, and why; it stays as written."""
-        self.derived[name] = (self.values[name], why)
 
 
 def settle(draft: Draft) -> List[Problem]:
@@ -56,7 +38,9 @@ def _derive_lengths(draft: Draft) -> None:
     if draft["stage"] == "pretrain":
         for name in ("src_length", "length_policy"):
             if name in draft.given:
-                draft.note(name, "not used: stage pretrain joins all text and cuts it into blocks of max_length")
+                draft.note(name, "not used: stage pretrain has no prompts, and cuts text every max_length tokens")
+    elif draft["stage"] == "classification":
+        return
     elif "src_length" not in draft.given and draft["max_length"] <= draft["src_length"] and draft["max_length"] > 1:
         half = draft["max_length"] // 2
         draft.derive("src_length", half, f"half of max_length {draft['max_length']}, for its default does not fit")
@@ -72,8 +56,6 @@ def _derive_packing(draft: Draft) -> None:
         draft.derive("packing", "greedy", "greedy_zero_padding is true")
     elif packing is None:
         draft.derive("packing", "best_fit", "zero_padding is true")
-    if draft["stage"] == "pretrain" and draft["packing"] != "none":
-        draft.note("packing", "holds anyway: stage pretrain fills its rows to the end")
 
 
 def _derive_adapter(draft: Draft) -> None:
@@ -100,7 +82,7 @@ def _derive_evaluation(draft: Draft) -> None:
             draft.derive("metric_for_best_model", "loss", "load_best_model_at_end or early_stopping needs one")
         if draft["greater_is_better"] is None:
             metric = draft["metric_for_best_model"]
-            draft.derive("greater_is_better", metric.endswith("accuracy"), f"metric_for_best_model is {metric}")
+            draft.derive("greater_is_better", metric.endswith(("accuracy", "f1")), f"metric_for_best_model is {metric}")
     else:
         for name in ("metric_for_best_model", "greater_is_better"):
             if draft.has(name):
@@ -132,8 +114,8 @@ def _derive_rest(draft: Draft) -> None:
     for name, strategy in (("save_steps", "save_strategy"), ("logging_steps", "logging_strategy")):
         if name in draft.given and draft[strategy] != "steps":
             draft.note(name, f"not used: {strategy} is {draft[strategy]}")
-    if draft["overwrite_cache"]:
-        draft.note("overwrite_cache", "holds anyway: nothing is cached between runs")
+    if draft["overwrite_cache"] and draft["data_cache_dir"] == "none":
+        draft.note("overwrite_cache", "holds anyway: data_cache_dir is none, so nothing is kept between runs")
     for name, why in KEPT_ANYWAY.items():
         if name in draft.given:
             draft.note(name, f"holds anyway: {why}")
@@ -145,7 +127,9 @@ def _check_needed(draft: Draft) -> Iterator[Problem]:
     if not (draft["do_train"] or draft["do_eval"] or draft["do_predict"]):
         names = ("do_train", "do_eval", "do_predict")
         yield names, 'nothing to do: do_train, do_eval and do_predict are off; add "do_train": true'
-    elif not draft["dataset_name_or_path"] and not draft["dataset"]:
+    elif not any(draft[name] for name in ("dataset_name_or_path", "dataset", "eval_dataset")) or (
+        draft["do_train"] and not draft["dataset_name_or_path"] and not draft["dataset"]
+    ):
         yield (
             ("dataset_name_or_path", "dataset", "dataset_dir"),
             ('dataset_name_or_path is missing; add "dataset_name_or_path": "./data", a folder with train.json'),
@@ -175,7 +159,7 @@ def _check_stage(draft: Draft) -> Iterator[Problem]:
         yield names, f"autoregressive true is stage pretrain, but stage is {draft['stage']}; leave one of them out"
     if draft["stage"] == "pretrain" and not draft["autoregressive"]:
         yield names, "stage is pretrain but autoregressive is false; leave autoregressive out"
-    if draft["stage"] != "pretrain" and draft["src_length"] >= draft["max_length"]:
+    if draft["stage"] == "sft" and draft["src_length"] >= draft["max_length"]:
         yield (
             ("src_length", "max_length"),
             (
@@ -223,6 +207,14 @@ def _check_neftune(draft: Draft) -> Iterator[Problem]:
                 f"neftune_noise_alpha is {draft['neftune_noise_alpha']:g} but neftune is off; "
                 'add "neftune": true or leave neftune_noise_alpha out'
             ),
+        )
+
+
+def _check_new_tokens(draft: Draft) -> Iterator[Problem]:
+    if draft["new_special_tokens"] and "resize_vocab" in draft.given and not draft["resize_vocab"]:
+        yield (
+            ("new_special_tokens", "resize_vocab"),
+            "new_special_tokens need rows in the model, and resize_vocab is false; leave resize_vocab out",
         )
 
 
@@ -333,10 +325,18 @@ def _check_rest(draft: Draft) -> Iterator[Problem]:
         )
 
 
+def _check_hub(draft: Draft) -> Iterator[Problem]:
+    problem = hub_problem({name: draft[name] for name in HUB_KEYS})
+    if problem:
+        yield tuple(HUB_KEYS), problem
+
+
 DERIVATIONS: Tuple[Callable[[Draft], None], ...] = (
     _derive_stage,
+    derive_classification,
     _derive_lengths,
     _derive_packing,
+    derive_template,
     _derive_adapter,
     _derive_evaluation,
     _derive_schedule,
@@ -344,10 +344,18 @@ DERIVATIONS: Tuple[Callable[[Draft], None], ...] = (
 )
 RULES: Tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     _check_needed,
+    _check_hub,
     _check_stage,
+    check_classification,
     _check_packing,
+    check_mixing,
+    check_held_out,
+    check_lazy,
+    check_pose,
+    check_template,
     _check_adapter,
     _check_neftune,
+    _check_new_tokens,
     _check_precision,
     _check_evaluation,
     _check_best_model,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
-from paddle_sft.arguments.fields import POSITIVE, Bounds, Checked, NotYet, argument
+from paddle_sft.arguments.fields import NOT_NEGATIVE, POSITIVE, Bounds, Checked, NotYet, argument
+from paddle_sft.arguments.mixing import UNITS, WHEN_EXHAUSTED
 
 _REGISTRY = NotYet("give the folder or file itself with dataset_name_or_path.", off=(None,))
 _GENERATION = NotYet("evaluation measures the loss; use paddle-sft generate after training.")
@@ -28,7 +29,7 @@ class DataArguments(Checked):
         None,
         "Format of the rows; null: told from each row. docs/data_formats has a page for each.",
         "数据行的格式；null：由每一行判断。docs/data_formats 中每种格式一页。",
-        choices=("src_tgt", "messages", "sharegpt", "alpaca", "prompt_completion", "text", "preference",
+        choices=("src_tgt", "messages", "sharegpt", "alpaca", "prompt_completion", "text_label", "text", "preference",
                  "response_sort", "kto"),
         rows=(39, 101, 127, 178, 179, 221),
     )
@@ -91,23 +92,79 @@ class DataArguments(Checked):
     )
     overwrite_cache: bool = argument(
         False,
-        "Tokenise again rather than use an old result. Always so at present: nothing is cached between runs.",
-        "重新分词，不用旧结果。目前总是如此：运行之间没有缓存。",
+        "Tokenise again rather than use the samples that an earlier run kept.",
+        "重新分词，不用以前的运行保存的样本。",
         rows=(157,),
+    )
+    data_cache_dir: Optional[str] = argument(
+        None,
+        "Folder in which tokenised samples are kept between runs; null: paddle_sft/samples in the user's cache folder "
+        "(XDG_CACHE_HOME, or .cache in the home folder); none: nothing is kept.",
+        "在运行之间保存分词后样本的目录；null：用户缓存目录（XDG_CACHE_HOME，或主目录下的 .cache）中的 "
+        "paddle_sft/samples；none：不保存。",
+        rows=(103, 157),
     )
     preprocessing_num_workers: Optional[int] = argument(
         None,
-        "Processes that tokenise; null: one.",
-        "分词的进程数；null：一个。",
+        "Processes that tokenise; null: one for each core.",
+        "分词的进程数；null：每个核心一个。",
         aliases=("dataset_num_proc",),
         bounds=POSITIVE,
         rows=(103, 115),
     )
-    dataset: Optional[Union[str, List[str]]] = argument(
-        None, "Names in a registry of data sets.", "数据集登记表中的名字。", rows=(153,)
+    dataset: Optional[Union[str, List[str], Dict[str, Any]]] = argument(
+        None,
+        "Several data sets by name: names in a registry, or {name: path} (or {name: registry entry}).",
+        "按名字给出多个数据集：登记表中的名字，或 {名字: 路径}（或 {名字: 登记表条目}）。",
+        rows=(153,),
     )
     dataset_dir: Optional[str] = argument(
         None, "Folder of a registry of data sets.", "数据集登记表所在目录。"
+    )
+    mixing: Optional[Union[List[float], Dict[str, Any]]] = argument(
+        None,
+        "What an epoch takes of each source of dataset: {name: {epochs: 2}} or {name: {share: 0.3}}, with max_samples "
+        "and max_tokens as caps; a list holds all shares in order. See docs/mixing.md.",
+        "每遍从 dataset 的各个来源取多少：{名字: {epochs: 2}} 或 {名字: {share: 0.3}}，"
+        "可加上限 max_samples、max_tokens；列表则依次为各来源的份额。见 docs/mixing_zh.md。",
+        aliases=("interleave_probs",),
+        rows=(209, 211),
+    )
+    mixing_unit: str = argument(
+        "samples",
+        "What a share is a share of: samples, tokens or trained_tokens.",
+        "份额按什么计算：samples（样本）、tokens（词）或 trained_tokens（参与训练的词）。",
+        choices=UNITS,
+        rows=(209,),
+    )
+    mixing_exhausted: str = argument(
+        "stop",
+        "When shares ask for more of a source than it has: stop ends the epoch before a sample would repeat, repeat "
+        "goes on until every source was seen whole.",
+        "份额要求超过来源所有的样本时：stop 在样本重复之前结束本遍，repeat 重复样本，直到每个来源都完整看过。",
+        choices=WHEN_EXHAUSTED,
+        rows=(209,),
+    )
+    data_stages: Optional[List[Dict[str, Any]]] = argument(
+        None,
+        "Stages of the run in order, each with its dataset names, mixing, and length in epochs, steps or tokens.",
+        "依次进行的各阶段，每个阶段有自己的 dataset 名字、mixing，以及以 epochs、steps 或 tokens 给出的长度。",
+        rows=(210,),
+    )
+    val_size: Optional[float] = argument(
+        None,
+        "Rows of the training data that become the dev split, for data without one: below 1 a part, else a number. "
+        "Equal rows stay on one side.",
+        "数据没有 dev 部分时，从训练数据中划出的行：小于 1 为比例，否则为行数。相同的行在同一边。",
+        aliases=("split_dataset_ratio",),
+        bounds=NOT_NEGATIVE,
+    )
+    eval_dataset: Optional[Union[str, List[str], Dict[str, Any]]] = argument(
+        None,
+        "Dev sets, each measured by itself as eval_NAME_loss and all together as eval_loss: names in the registry, "
+        "paths, or {name: path}. They replace the data set's own dev split.",
+        "开发集，每个单独报告为 eval_NAME_loss，合起来为 eval_loss：登记表中的名字、路径，或 {名字: 路径}。"
+        "它们取代数据集自己的 dev 部分。",
     )
     task_name: Optional[str] = argument(None, "Subset of a built-in data set.", "内置数据集的子集。", not_yet=_REGISTRY)
     zero_padding: bool = argument(
@@ -133,18 +190,23 @@ class DataArguments(Checked):
     )
     lazy: bool = argument(
         False,
-        "Read samples while training instead of before.",
-        "边训练边读样本。",
+        "Read samples while training instead of before: for data larger than memory. Needs max_steps.",
+        "边训练边读样本，而不是事先读入：用于内存放不下的数据。需要 max_steps。",
         aliases=("streaming",),
-        not_yet=NotYet("all samples are read at start; use max_samples for a smaller run."),
         rows=(67,),
     )
     use_pose_convert: bool = argument(
         False,
-        "PoSE: skip positions to train for a longer context.",
-        "PoSE：跳过位置以训练更长的上下文。",
-        not_yet=NotYet("train at the length that you need with max_length."),
+        "PoSE: positions of training samples skip ahead, so that samples of max_length train for pose_max_length.",
+        "PoSE：训练样本的位置向前跳跃，使 max_length 长的样本可以训练 pose_max_length 的上下文。",
         rows=(26, 69),
+    )
+    pose_max_length: Optional[int] = argument(
+        None,
+        "With use_pose_convert: the context to train for, in tokens.",
+        "与 use_pose_convert 一起：要训练到的上下文长度（token 数）。",
+        bounds=Bounds(minimum=2),
+        rows=(26,),
     )
     eval_with_do_generation: bool = argument(
         False, "Evaluate by generating.", "用生成来评估。", not_yet=_GENERATION, rows=(29, 70)
@@ -154,9 +216,8 @@ class DataArguments(Checked):
     )
     chat_template: Optional[str] = argument(
         None,
-        "File with a chat template.",
-        "对话模板文件。",
-        not_yet=NotYet("write the template's marks into src and tgt."),
+        "File with a chat template; the same as template FILE. Where it names the model, template auto.",
+        "对话模板文件；等同于 template 文件。若写的是模型本身，则为 template auto。",
     )
     pad_to_multiple_of: Optional[int] = argument(
         None, "Round row lengths up.", "把行长向上取整。", not_yet=NotYet("rows are as long as their longest sample.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Tuple, get_origin
 
 from paddle_sft.arguments.fields import Bounds, Key, listed
 from paddle_sft.arguments.keys import (
@@ -149,14 +149,14 @@ def _meaning(english: str, chinese: str, language: str) -> str:
     return chinese if language == "zh" else english
 
 
-_CHINESE_TYPES = {bool: "true 或 false", int: "整数", float: "数", str: "文本", NONE: "null"}
+_CHINESE_TYPES = {bool: "true 或 false", int: "整数", float: "数", str: "文本", dict: "对象", NONE: "null"}
 
 
 def _type(hint: Any, language: str) -> str:
     """A type in words."""
     if language == "en":
         return describe(hint)
-    return " 或 ".join(_CHINESE_TYPES.get(member, "列表") for member in members_of(hint))
+    return " 或 ".join(_CHINESE_TYPES.get(get_origin(member) or member, "列表") for member in members_of(hint))
 
 
 def _range(bounds: Bounds) -> str:

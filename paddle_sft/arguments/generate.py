@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import List, Optional, Union
 
 from paddle_sft.arguments.fields import ABOVE_ZERO, DEVICES, NOT_NEGATIVE, POSITIVE, Bounds, Checked, NotYet, argument
+from paddle_sft.arguments.hub import hub_key
 
 _EVALUATION = NotYet("evaluation measures the loss; use paddle-sft generate, which has this key.")
 _TOP_P = Bounds(minimum=0, maximum=1, strict_minimum=True)
@@ -32,6 +33,9 @@ class GenerateCommandArguments(Checked):
     """What paddle-sft generate does."""
 
     model_name_or_path: Optional[str] = argument(None, "Model folder or name. Required.", "模型目录或名字。必填。")
+    from_hf_hub: bool = hub_key("from_hf_hub")
+    from_aistudio: bool = hub_key("from_aistudio")
+    from_modelscope: bool = hub_key("from_modelscope")
     lora_path: Optional[str] = argument(None, "Adapter folder.", "适配器目录。")
     prompt: Optional[Union[str, List[str]]] = argument(
         None, "One prompt, or several in quotes.", "一个提示，或加引号的多个提示。"

@@ -82,6 +82,16 @@ TRANSLATIONS: Dict[str, Translation] = {
         refused={"sdpa": "write eager", "flash_attention_3": "write eager", "flex_attention": "write eager"},
         rows=(184,),
     ),
+    "mix_strategy": Translation(
+        "mixing_exhausted",
+        str,
+        {"interleave_under": "stop", "interleave_over": "repeat"},
+        "interleave_under: mixing_exhausted stop; interleave_over: repeat; concat: nothing is mixed.",
+        "interleave_under：mixing_exhausted 为 stop；interleave_over：repeat；concat：不混合。",
+        silent=("concat",),
+        refused={"interleave_once": "concat, too, gives every sample once in an epoch"},
+        rows=(209,),
+    ),
     "train_files": Translation(
         "dataset_name_or_path",
         List[str],

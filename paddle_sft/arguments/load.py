@@ -15,6 +15,7 @@ from paddle_sft.arguments.data import DataArguments
 from paddle_sft.arguments.fields import Key
 from paddle_sft.arguments.files import read_file
 from paddle_sft.arguments.generate import GenerateArguments, GenerateCommandArguments
+from paddle_sft.arguments.hub import hub_problem
 from paddle_sft.arguments.keys import (
     UPSTREAM_GROUP,
     Catalogue,
@@ -103,6 +104,7 @@ def load_merge_arguments(argv: List[str]) -> MergeArguments:
     for name in ("model_name_or_path", "lora_path", "output_path"):
         if not reading.values[name] and name not in reading.broken:
             reading.problems.append(f"{name} is missing; add --{name} FOLDER")
+    reading.problems.extend(filter(None, [hub_problem(reading.values)]))
     size = reading.values["max_shard_size"]
     if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]B", size) or not float(re.match(r"[\d.]+", size).group()):
         reading.problems.append(f'max_shard_size must be a number with KB, MB or GB, such as 5GB, got "{size}"')
@@ -121,6 +123,7 @@ def load_generate_arguments(argv: List[str]) -> GenerateCommandArguments:
     values, given = reading.values, reading.given
     if not values["model_name_or_path"] and "model_name_or_path" not in reading.broken:
         reading.problems.append("model_name_or_path is missing; add --model_name_or_path FOLDER")
+    reading.problems.extend(filter(None, [hub_problem(values)]))
     if not {"prompt", "prompt_file"} & reading.broken:
         if values["prompt"] and values["prompt_file"]:
             reading.problems.append("prompt and prompt_file are both given; keep one")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from paddle_sft.arguments.fields import DEVICES, NOT_NEGATIVE, Checked, argument
+from paddle_sft.arguments.hub import hub_key
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,9 @@ class MergeArguments(Checked):
     model_name_or_path: Optional[str] = argument(
         None, "Base model, folder or name. Required.", "基础模型的目录或名字。必填。", rows=(41,)
     )
+    from_hf_hub: bool = hub_key("from_hf_hub")
+    from_aistudio: bool = hub_key("from_aistudio")
+    from_modelscope: bool = hub_key("from_modelscope")
     lora_path: Optional[str] = argument(None, "Adapter folder. Required.", "适配器目录。必填。", rows=(40,))
     output_path: Optional[str] = argument(
         None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import List, Optional
 
 from paddle_sft.arguments.fields import NOT_NEGATIVE, Checked, NotYet, argument
+from paddle_sft.arguments.hub import hub_key
 
 _FUSED = NotYet("the model's own operators are used.", off=(False,))
 _HUB = NotYet("copy the output folder to the hub yourself.", off=(False, None))
@@ -18,8 +19,10 @@ class ModelArguments(Checked):
 
     model_name_or_path: Optional[str] = argument(
         None,
-        "Model to continue from: a folder in PaddleNLP or Hugging Face layout, or a name PaddleNLP knows.",
-        "要继续训练的模型：PaddleNLP 或 Hugging Face 格式的目录，或 PaddleNLP 认识的名字。",
+        "Model to continue from: a folder in PaddleNLP or Hugging Face layout, or a name in PaddleNLP's registry, or "
+        "on the hub that a key from_... below chooses.",
+        "要继续训练的模型：PaddleNLP 或 Hugging Face 格式的目录，"
+        "或 PaddleNLP 注册表（或下面 from_... 键所选 hub）中的名字。",
         rows=(45, 86, 98, 113, 183),
     )
     config_name: Optional[str] = argument(
@@ -35,6 +38,19 @@ class ModelArguments(Checked):
         aliases=("tokenizer_name",),
         rows=(113, 183),
     )
+    new_special_tokens: Optional[List[str]] = argument(
+        None,
+        "Special tokens that the tokenizer gets; embedding and LM head grow where they must, new rows are the mean of "
+        "the old ones. With lora they are not trained.",
+        "为分词器新增的特殊词；词嵌入与输出层按需增大，新行取原有各行的平均值。使用 lora 时这些行不参与训练。",
+        aliases=("add_special_tokens",),
+    )
+    resize_vocab: bool = argument(
+        False,
+        "Let embedding and LM head grow to the tokenizer's size, for tokens that were added to it before. "
+        "new_special_tokens does so by itself.",
+        "让词嵌入与输出层增大到分词器的大小，用于之前已加入分词器的词。new_special_tokens 会自行如此。",
+    )
     dtype: str = argument(
         "auto",
         "Type the weights are loaded in. auto: bfloat16 or float16 when bf16 or fp16 is on with fp16_opt_level O2, "
@@ -44,10 +60,9 @@ class ModelArguments(Checked):
         choices=("auto", "float32", "bfloat16", "float16"),
         rows=(114, 184),
     )
-    from_hf_hub: bool = argument(
-        False, "Look the model name up on the Hugging Face hub.", "在 Hugging Face hub 上查找模型名。"
-    )
-    from_aistudio: bool = argument(False, "Look the model name up on AI Studio.", "在 AI Studio 上查找模型名。")
+    from_hf_hub: bool = hub_key("from_hf_hub")
+    from_aistudio: bool = hub_key("from_aistudio")
+    from_modelscope: bool = hub_key("from_modelscope")
     neftune: bool = argument(
         False,
         "NEFTune: uniform noise on the embeddings while training (not while evaluating).",

@@ -54,6 +54,8 @@ def _property(key: Key) -> Dict[str, Any]:
 def _kind(member: Any) -> Dict[str, Any]:
     if get_origin(member) is list:
         return {"type": "array", "items": _kind(get_args(member)[0])}
+    if get_origin(member) is dict:
+        return {"type": "object"}
     return {"type": _TYPES[member]}
 
 

@@ -19,8 +19,8 @@ from paddle_sft.arguments.fields import (
     argument,
 )
 
-_METRICS = ("loss", "perplexity", "accuracy")
-_STAGE_LATER = "the stages are sft and pretrain"
+_METRICS = ("loss", "perplexity", "accuracy", "f1")
+_STAGE_LATER = "the stages are sft, pretrain and classification"
 _OPTIMIZER_LATER = "use adamw or adafactor"
 _RECOMPUTE = NotYet('"recompute": true recomputes whole layers.')
 
@@ -31,14 +31,15 @@ class TrainArguments(Checked):
 
     stage: str = argument(
         "sft",
-        "sft: train on the target of src/tgt pairs; pretrain: train on every token of the text.",
-        "sft：训练 src/tgt 对中的目标；pretrain：训练文本的每个 token。",
+        "sft: train on the target of src/tgt pairs; pretrain: train on every token of the text; classification: train "
+        "a head that tells the label of a text.",
+        "sft：训练 src/tgt 对中的目标；pretrain：训练文本的每个 token；classification：训练判断文本标签的分类头。",
         choices=Choices(
-            ("sft", "pretrain"),
+            ("sft", "pretrain", "classification"),
             synonyms={"pt": "pretrain"},
             refused={name: _STAGE_LATER for name in ("rm", "ppo", "dpo", "kto", "simpo", "orpo", "reward")},
         ),
-        rows=(94, 126, 151),
+        rows=(94, 96, 126, 151),
     )
     output_dir: Optional[str] = argument(
         None,
@@ -55,7 +56,10 @@ class TrainArguments(Checked):
     do_train: bool = argument(False, "Train.", "训练。", rows=(82, 152))
     do_eval: bool = argument(False, "Measure the loss on the dev split.", "在 dev 部分上计算损失。", rows=(82, 152))
     do_predict: bool = argument(
-        False, "Generate for the dev split when training is over.", "训练结束后对 dev 部分生成。", rows=(152,)
+        False,
+        "Generate for the dev split when training is over; in stage classification, label it.",
+        "训练结束后对 dev 部分生成；classification 阶段则为其打标签。",
+        rows=(152,),
     )
     per_device_train_batch_size: int = argument(
         8, "Samples in one forward pass of one device.", "一个设备一次前向的样本数。", bounds=POSITIVE, rows=(73, 158)
@@ -226,9 +230,12 @@ class TrainArguments(Checked):
     )
     metric_for_best_model: Optional[str] = argument(
         None,
-        "What makes a checkpoint the best; null: loss. Each may be written with eval_ before it.",
-        "以什么判断最好；null：loss。前面都可以加 eval_。",
-        choices=(*_METRICS, *(f"eval_{metric}" for metric in _METRICS)),
+        "What makes a checkpoint the best; null: loss. Each may be written with eval_ before it. Of one dev set: "
+        "NAME_loss.",
+        "以什么判断最好；null：loss。前面都可以加 eval_。某个开发集的指标写作 NAME_loss。",
+        choices=Choices(
+            (*_METRICS, *(f"eval_{metric}" for metric in _METRICS)), pattern=rf"[\w.-]+_({'|'.join(_METRICS)})"
+        ),
     )
     greater_is_better: Optional[bool] = argument(
         None,

@@ -55,14 +55,15 @@ def members_of(hint: Any) -> Tuple[Any, ...]:
     Sorted here because typing caches unions: Union[str, int] may come back as an equal Union[int, str] made before.
     """
     members = get_args(hint) if get_origin(hint) is Union else (hint,)
-    order = [bool, int, float, str, list, NONE]
+    order = [bool, int, float, str, dict, list, NONE]
     return tuple(sorted(members, key=lambda member: order.index(get_origin(member) or member)))
 
 
 def describe(hint: Any) -> str:
     """A type in the user's words."""
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NONE: "null"}
-    return " or ".join(words.get(member, "a list") for member in members_of(hint))
+    words[dict] = "an object"
+    return " or ".join(words.get(get_origin(member) or member, "a list") for member in members_of(hint))
 
 
 def show(value: Any) -> str:
@@ -85,6 +86,8 @@ def _accept(value: Any, member: Any) -> Tuple[bool, Any]:
         return _accept_number(value)
     if member is str:
         return isinstance(value, str) and value not in ("None", "null"), value
+    if get_origin(member) is dict:
+        return _accept_object(value, get_args(member)[1])
     if get_origin(member) is list:
         return _accept_list(value, get_args(member)[0])
     return False, None
@@ -98,27 +101,40 @@ def _accept_number(value: Any) -> Tuple[bool, Any]:
     return True, float(value)
 
 
+def _accept_object(value: Any, member: Any) -> Tuple[bool, Any]:
+    if not isinstance(value, dict):
+        return False, None
+    return all(member is Any or _accept(item, member)[0] for item in value.values()), value
+
+
 def _accept_list(value: Any, member: Any) -> Tuple[bool, Any]:
-    if isinstance(value, str) and member is str and value not in ("None", "null"):
-        return True, [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, str) and value not in ("None", "null") and member in (str, float):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+        value = value if member is str else [_number(part) for part in value]
     if not isinstance(value, list):
         return False, None
     read = [_accept(item, member) for item in value]
     return all(accepted for accepted, _ in read), [item for _, item in read]
 
 
+def _number(word: str) -> Any:
+    """The number that a word spells, or the word."""
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
 def _typed(word: str, members: Tuple[Any, ...]) -> Any:
     """One word of a command line as the JSON value it means for these types."""
+    has_objects = any(get_origin(member) is dict for member in members)
     if bool in members and word.lower() in ("true", "false"):
         return word.lower() == "true"
     if int in members and _WHOLE.fullmatch(word):
         return int(word)
     if float in members:
-        try:
-            return float(word)
-        except ValueError:
-            return word
-    if str not in members and word.startswith("["):
+        return _number(word)
+    if (str not in members and word.startswith("[")) or (has_objects and word.startswith("{")):
         try:
             return json.loads(word)
         except ValueError:

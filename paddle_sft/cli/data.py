@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import sys
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from paddle_sft.arguments.load import Arguments, load_finetune_arguments
 from paddle_sft.core.catalogue import choose
-from paddle_sft.core.errors import ArgumentError, PaddleSFTError
+from paddle_sft.core.errors import ArgumentError, DataError, PaddleSFTError
 
 EXIT_FINDINGS = 1
 NUM_PLACES = 10
 """Places of a kind of finding that are written out without --all."""
 
-USAGE = """usage: paddle-sft data check CONFIG.json [--fix FOLDER] [--all] [--key value ...]
+USAGE = """usage: paddle-sft data check CONFIG.json [--fix FOLDER] [--plot FILE.png] [--all] [--key value ...]
        paddle-sft data show CONFIG.json [--num N] [--split train|dev] [--key value ...]
 
 check  looks for bad lines, empty and repeated samples, dev data in the training data, messages out of order, marks of
-       templates in texts, damaged encodings and truncated answers. Exit code 0: nothing found, 1: findings, 2: the
-       arguments can't work. --fix writes a cleaned copy into a new folder; the data itself is never touched. --all
-       writes out every place.
-show   prints samples; trained tokens are green (between brackets when NO_COLOR is set or the output is no terminal)."""
+       templates in texts, damaged encodings and truncated answers; shows how long samples are and how they pack.
+       Exit code 0: nothing found, 1: findings, 2: the arguments can't work. --fix writes a cleaned copy into a new
+       folder; the data itself is never touched. --plot draws the lengths. --all writes out every place.
+show   prints the first N samples (3) of each source; trained tokens are green (between brackets when NO_COLOR is set or
+       the output is no terminal)."""
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -37,15 +38,20 @@ def main(argv: Optional[List[str]] = None) -> int:
 def check(words: List[str]) -> int:
     """paddle-sft data check."""
     from paddle_sft.data.clean import write_clean
-    from paddle_sft.data.lint import check_data, length_histogram
-    from paddle_sft.data.show import bars
+    from paddle_sft.data.histogram import bars, length_histogram
+    from paddle_sft.data.lint import check_data
 
     folder, words = _take(words, "--fix")
+    picture, words = _take(words, "--plot")
+    if picture is not None and not picture.lower().endswith(".png"):
+        raise ArgumentError(f"--plot is {picture!r}; a file name that ends in .png is needed")
     every = "--all" in words
     arguments = load_finetune_arguments([word for word in words if word != "--all"])
     try:
         tokenizer, model_folder = _tokenizer(arguments)
     except (PaddleSFTError, ImportError) as error:
+        if picture is not None:
+            raise
         tokenizer = model_folder = None
         print(f"without a tokenizer, lengths and the template are not checked: {error}")
     checked = check_data(arguments.data, arguments.train.stage, tokenizer, model_folder)
@@ -55,11 +61,49 @@ def check(words: List[str]) -> int:
         print(note)
     for split, lengths in checked.lengths.items():
         print("\n".join([f"tokens of {split} samples, before length_policy:", *bars(length_histogram(lengths))]))
+    if picture is not None:
+        _plot(Path(picture), checked.lengths, arguments)
+    packs = tokenizer is None or "train" not in checked.rows or _print_packing(arguments, tokenizer, model_folder)
     _print_findings(checked.findings, every)
     if folder is not None:
         for line in write_clean(checked, Path(folder)).values():
             print(f"written: {line}")
-    return EXIT_FINDINGS if checked.findings else 0
+    return EXIT_FINDINGS if checked.findings or not packs else 0
+
+
+def _plot(picture: Path, lengths: Dict[str, List[int]], arguments: Arguments) -> None:
+    from paddle_sft.data.histogram import plot_lengths
+
+    if not any(lengths.values()):
+        print(f"{picture} is not written: no sample could be read")
+        return
+    data = arguments.data
+    names = data.dataset or data.dataset_name_or_path or data.eval_dataset
+    listed = [names] if isinstance(names, str) else list(names)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    plot_lengths(picture, lengths, data.max_length, ", ".join(listed))
+    print(f"written: {picture}")
+
+
+def _print_packing(arguments: Arguments, tokenizer: Any, model_folder: Path) -> bool:
+    """The mix and the packing of the first epoch, as the plan of the run would show them; False when there is none."""
+    from paddle_sft.cli.run_data import make_feed, mixing_lines, mixing_tables, packing_lines, weights_of
+    from paddle_sft.data.build import build_samples
+    from paddle_sft.data.sources import find_sources
+
+    data, stage = arguments.data, arguments.train.stage
+    if data.lazy:
+        print("rows are packed while they are read (lazy), so no packing is known before")
+        return True
+    try:
+        built = build_samples(data, tokenizer, "train", stage, progress=False, model_folder=model_folder)
+    except DataError as error:
+        print(f"no packing: training would refuse this data ({str(error).splitlines()[0]})")
+        return False
+    feed = make_feed(arguments, built.samples, weights_of(find_sources(data, "train", stage)))
+    packing = packing_lines(feed) or ["Packing: none; each row of a batch is one sample."]
+    print("\n".join([*built.report.lines(), *mixing_lines(mixing_tables(feed)), *packing]))
+    return True
 
 
 def _print_findings(findings: List[Any], every: bool) -> None:
@@ -78,6 +122,8 @@ def _print_findings(findings: List[Any], every: bool) -> None:
 
 def show(words: List[str]) -> int:
     """paddle-sft data show."""
+    import numpy as np
+
     from paddle_sft.data.build import build_samples
     from paddle_sft.data.show import show_sample, wants_color
 
@@ -92,8 +138,12 @@ def show(words: List[str]) -> int:
     built = build_samples(arguments.data, tokenizer, split or "train", stage, progress=False, model_folder=model_folder)
     print("\n".join(built.lines()))
     colored = wants_color(sys.stdout.isatty())
-    for sample in islice(built.samples, int(number or 3)):
-        print("\n" + show_sample(sample, tokenizer, colored))
+    for source, name in enumerate(built.samples.source_names):
+        numbers = np.flatnonzero(np.asarray(built.samples.source) == source)
+        if name:
+            print(f"\n{name}: {len(numbers):,} samples")
+        for place in numbers[: int(number or 3)]:
+            print("\n" + show_sample(built.samples[place], tokenizer, colored))
     return 0
 
 
@@ -108,12 +158,13 @@ def _take(words: List[str], flag: str) -> Tuple[Optional[str], List[str]]:
 
 
 def _tokenizer(arguments: Arguments) -> Tuple[Any, Path]:
+    from paddle_sft.arguments.hub import hub_of
     from paddle_sft.models.remote import local_folder
     from paddle_sft.models.tokenizers import load_tokenizer
 
     model = arguments.model
     name = model.tokenizer_name_or_path or model.model_name_or_path or model.config_name
-    folder = Path(local_folder(name, from_hf_hub=model.from_hf_hub, from_aistudio=model.from_aistudio))
+    folder = local_folder(name, hub_of(model), with_weights=False)
     return load_tokenizer(folder), folder
 
 

@@ -1,4 +1,7 @@
-"""paddle-sft doctor: what is installed, what it runs on, what is wrong, and the command that mends it."""
+"""paddle-sft doctor: what is installed, what it runs on, what is wrong, and the command that mends it.
+
+With --model: what would become of a model folder, and what would be refused.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from paddle_sft.cli.machine import DISTRIBUTIONS, Machine, inspect_machine
 def main(argv: Optional[List[str]] = None) -> int:
     """Print the report; 0 when all is well, 1 when something is wrong."""
     options = _parser().parse_args(argv)
+    if options.model is not None:
+        return _look_at_model(options.model, options.read_weights, options.json)
     machine = inspect_machine(with_imports=not options.skip_imports)
     problems, advice = find_problems(machine), find_advice(machine)
     if options.json:
@@ -26,6 +31,19 @@ def main(argv: Optional[List[str]] = None) -> int:
     else:
         print("\n".join(report_lines(machine, problems, advice)))
     return 1 if problems else 0
+
+
+def _look_at_model(name: str, with_weights: bool, with_json: bool) -> int:
+    from paddle_sft.cli.doctor_model import add_reading, as_json, look, report_lines
+
+    machine, found = inspect_machine(with_imports=False), look(name)
+    if with_weights and not found.problems:
+        add_reading(found)
+    if with_json:
+        print(json.dumps(as_json(found, machine), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(report_lines(found, machine)))
+    return 1 if found.problems else 0
 
 
 def report_lines(machine: Machine, problems: List[Problem], advice: List[Problem]) -> List[str]:
@@ -68,5 +86,11 @@ def _numbered(problems: List[Problem]) -> List[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="paddle-sft doctor", description=__doc__, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--model", metavar="DIR", help="look at a model folder (or a name in a hub's cache) instead: headers only, 1 s"
+    )
+    parser.add_argument(
+        "--read-weights", action="store_true", help="with --model: also read every weight, as loading would"
+    )
     parser.add_argument("--skip-imports", action="store_true", help="look at versions only (0.1 s instead of about 10)")
     return parser

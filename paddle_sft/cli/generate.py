@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from paddle_sft.arguments.hub import hub_of
 from paddle_sft.arguments.load import load_generate_arguments
 from paddle_sft.core.atomic import require_writable
 from paddle_sft.core.errors import ArgumentError
@@ -37,10 +38,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     paddle.set_device(device)
     paddle.seed(arguments.seed)
     print(f"device: {device} ({why})", file=sys.stderr, flush=True)
-    folder = local_folder(arguments.model_name_or_path)
+    folder = local_folder(arguments.model_name_or_path, hub_of(arguments))
     loaded = load_model(folder, parameter_dtype(arguments.dtype, device, "", "")[0])
+    tokenizer_folder = folder
     if arguments.lora_path:
-        load_adapter(loaded.model, local_folder(arguments.lora_path))
+        saved = load_adapter(loaded.model, local_folder(arguments.lora_path))
+        tokenizer_folder = saved.folder if saved.new_rows is not None else folder  # it has tokens that the base has not
     sampling = Sampling(
         arguments.max_new_tokens,
         arguments.do_sample,
@@ -49,8 +52,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         arguments.temperature,
         arguments.repetition_penalty,
     )
-    tokenizer = load_tokenizer(folder)
-    written = prepare(prompts, tokenizer, arguments.template, folder)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    written = prepare(prompts, tokenizer, arguments.template, tokenizer_folder)
     answers = generate_texts(loaded.model, tokenizer, written, sampling, arguments.batch_size)
     rows = [{"src": prompt, "output": output} for prompt, output in zip(prompts, answers)]
     if arguments.output_file:

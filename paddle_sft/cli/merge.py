@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
+from paddle_sft.arguments.hub import hub_of
 from paddle_sft.arguments.load import load_merge_arguments
 from paddle_sft.core.atomic import disk_errors, require_writable
 from paddle_sft.core.threads import import_quietly, settle_threads
@@ -30,7 +31,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     paddle.set_device(device)
     print(f"device: {device} ({why})", flush=True)
     job = MergeJob(
-        local_folder(arguments.model_name_or_path),
+        local_folder(arguments.model_name_or_path, hub_of(arguments)),
         local_folder(arguments.lora_path),
         output,
         arguments.format,

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 import numpy as np
 
 from paddle_sft.arguments.load import Arguments
+from paddle_sft.cli.run_data import mixing_lines
 from paddle_sft.models.hub import LoadedModel, unique_parameters
 
 
@@ -19,6 +20,7 @@ class Report:
         self._arguments = arguments
         self._sections: Dict[str, List[Tuple[str, Any, str]]] = {}
         self._notes: Dict[str, List[str]] = {}
+        self._mixing: List[Dict[str, Any]] = []
 
     def section(self, title: str, entries: Dict[str, Tuple[Any, str]]) -> None:
         for name, (value, why) in entries.items():
@@ -28,7 +30,14 @@ class Report:
         self._sections.setdefault(title, []).append((name, value, why))
 
     def lines(self, title: str, lines: Iterable[str]) -> None:
-        self._notes.setdefault(title, []).extend(lines)
+        """Add lines of text to a section; none leave it as it is."""
+        for line in lines:
+            self._notes.setdefault(title, []).append(line)
+
+    def mixing(self, tables: List[Dict[str, Any]]) -> None:
+        """What each source gives: printed, and kept for plan.json."""
+        self._mixing = tables
+        self.lines("mixing, in the first epoch" if len(tables) == 1 else "mixing by stage", mixing_lines(tables))
 
     def finish(self, loaded: LoadedModel, trainer: Any, resume_from: Optional[Path]) -> Dict[str, Any]:
         """Add what is known only now; returns the numbers for plan.json."""
@@ -38,40 +47,41 @@ class Report:
         self.add("model", "parameters", f"{total:,}", "tied weights counted once")
         self.add("model", "trainable", f"{trainable:,}", f"{trainable / total:.2%}")
         numbers: Dict[str, Any] = {"total_parameters": total, "trainable_parameters": trainable}
-        if trainer.plan is not None:
+        if trainer.feed is not None:
             numbers.update(self._training(trainer, resume_from))
         for name, (value, why) in self._arguments.derived.items():
             self.add("derived, or without effect", name, value, why)
         return {**numbers, "derived": {name: list(entry) for name, entry in self._arguments.derived.items()}}
 
     def _training(self, trainer: Any, resume_from: Optional[Path]) -> Dict[str, Any]:
-        plan, args = trainer.plan, trainer.args
-        tokens = sum(len(sample) for sample in trainer.data.train)
-        trained = sum(sample.num_trained for sample in trainer.data.train)
-        warmup = args.get_warmup_steps(plan.num_steps)
+        feed, args, shape = trainer.feed, trainer.args, trainer.feed.shape
+        warmup = args.get_warmup_steps(feed.num_steps)
         add = lambda name, value, why="": self.add("training", name, value, why)  # noqa: E731
         add("stage", trainer.stage.name)
-        num_samples, unit = len(trainer.data.train), "samples" if trainer.data.packs is None else "packed rows"
-        add("samples", f"{num_samples:,}", f"{tokens:,} tokens, {trained:,} trained ({trained / tokens:.1%})")
-        cut = f"{plan.rows} rows x {plan.accumulation} accumulation x {plan.ranks} ranks"
-        add("effective batch", f"{plan.rows_per_step} {unit}", cut)
-        add(
-            "steps",
-            f"{plan.num_steps:,}",
-            f"{plan.steps_per_epoch:,} an epoch, {plan.num_steps / plan.steps_per_epoch:.2f} epochs",
-        )
+        sizes = feed.sizes()
+        if sizes:
+            tokens, trained = sizes["num_tokens"], sizes["num_trained_tokens"]
+            why = f"{tokens:,} tokens"
+            if trainer.stage.name == "classification":
+                sizes.pop("num_trained_tokens")  # samples are what is trained
+            else:
+                why += f", {trained:,} trained ({trained / tokens:.1%})"
+            add("samples", f"{sizes['num_samples']:,}", why)
+        cut = f"{shape.rows} rows x {shape.accumulation} accumulation x {shape.ranks} ranks"
+        add("effective batch", f"{shape.rows_per_step} {feed.unit}", cut)
+        why = "the data is read while training, so nobody knows how many an epoch has"
+        if sizes:
+            why = f"{sizes['steps_per_epoch']:,} an epoch, {feed.num_epochs:.2f} epochs"
+        add("steps", f"{feed.num_steps:,}", why)
         add("learning rate", f"{args.learning_rate:g} {args.lr_scheduler_type.value}", f"{warmup} warm-up steps")
         if resume_from is not None:
             add("resuming from", str(resume_from), "the data goes on with the samples not seen yet")
         return {
-            "num_samples": num_samples,
-            "num_rows": plan.num_samples,
-            "num_tokens": tokens,
-            "num_trained_tokens": trained,
-            "num_steps": plan.num_steps,
-            "steps_per_epoch": plan.steps_per_epoch,
-            "effective_batch": plan.rows_per_step,
+            **sizes,
+            "num_steps": feed.num_steps,
+            "effective_batch": shape.rows_per_step,
             "warmup_steps": warmup,
+            **({"mixing": self._mixing} if self._mixing else {}),
         }
 
     def text(self) -> str:

@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
-import numpy as np
 import paddle
 
 from paddle_sft.adapters.attach import attach
 from paddle_sft.adapters.lora.config import LoRAConfig
 from paddle_sft.adapters.state import load_adapter
+from paddle_sft.arguments.hub import hub_of
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.cli.finetune import resolved, write_results
 from paddle_sft.cli.report import Report, write_lines
+from paddle_sft.cli.run_classes import choose_classes, describe_head, make_classifier
+from paddle_sft.cli.run_data import (
+    make_feed,
+    make_stream_feed,
+    mixing_tables,
+    packing_lines,
+    require_metric,
+    split_dev,
+    stream_lines,
+    weights_of,
+)
+from paddle_sft.cli.run_tokens import RunTokens, tokenizer_of_adapter, vocab_size_with
 from paddle_sft.core.atomic import move_into, write_json
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.log import get_logger, num_ranks, rank, set_level
-from paddle_sft.core.records import Conversation, Sample
 from paddle_sft.data.build import SampleSet, build_samples
-from paddle_sft.data.sources import find_sources, read_sources
+from paddle_sft.data.classes import Classes
+from paddle_sft.data.pose import SkippedPositions
+from paddle_sft.data.sources import find_sources, read_sources, replaced_dev_files, row_filter
+from paddle_sft.data.store import SampleStore
+from paddle_sft.data.stream import build_stream
+from paddle_sft.generate.classify import classify, prediction_rows
 from paddle_sft.generate.generation import Sampling
 from paddle_sft.generate.predict import predict
+from paddle_sft.models.catalogue import require_positions, require_skips
 from paddle_sft.models.config import read_config
 from paddle_sft.models.device import choose_device, choose_half_precision, parameter_dtype
 from paddle_sft.models.hub import LoadedModel, build_from_scratch, load_model
 from paddle_sft.models.remote import local_folder
 from paddle_sft.models.tokenizers import fill_token, load_tokenizer, require_known_ids
-from paddle_sft.packing.certificate import certify
-from paddle_sft.packing.packers import PACKERS
-from paddle_sft.packing.packs import Packs
 from paddle_sft.stages.catalogue import STAGES
 from paddle_sft.train.checkpoint import find_resume, remove_reports
+from paddle_sft.train.feed import Feed
 from paddle_sft.train.loss_plot import plot_loss
 from paddle_sft.train.noise import add_embedding_noise, let_gradients_reach_the_first_layer
-from paddle_sft.train.plan import StepPlan
+from paddle_sft.train.stream_feed import StreamFeed
 from paddle_sft.train.trainer import RunData, SFTTrainer
 from paddle_sft.train.upstream import quieten, training_arguments
 from paddle_sft.train.weights import AdapterWeights, FullWeights
@@ -54,16 +70,20 @@ class Run:
         self.stage = choose("stage", arguments.train.stage, STAGES)
         self.resume_from = self._find_resume()
         self.args = self._precision()
-        self.tokenizer_folder = self._tokenizer_folder()
+        self.tokens = RunTokens(
+            self._tokenizer_folder(), arguments.model.new_special_tokens, arguments.model.resize_vocab, self.report
+        )
+        self.tokenizer_folder = self.tokens.folder
         self.tokenizer = load_tokenizer(self.tokenizer_folder)
-        self.train_set = self._samples("train") if arguments.train.do_train else None
-        self.packs = self._pack()
+        self.train_set = self._samples("train") if arguments.train.do_train and not arguments.data.lazy else None
+        self.feed = self._feed()
         self.dev_set = self._samples("dev") if self._needs_dev() else None
         # read now: what can't be asked is found out before training
         self.asked = self._questions() if arguments.train.do_predict else []
+        self.pose = self._pose()
+        self.classes = self._classes() if self.stage.name == "classification" else None
         self.loaded = self._model()
         self.weights = self._trained_weights()
-        self.plan = self._plan()
         self.trainer = self._trainer()
         if self.resume_from is not None:
             self.trainer.require_same_run(self.resume_from)
@@ -98,12 +118,17 @@ class Run:
 
     def _folder(self, name: str) -> Path:
         model = self.arguments.model
-        return local_folder(name, from_hf_hub=model.from_hf_hub, from_aistudio=model.from_aistudio)
+        return local_folder(name, hub_of(model))
 
     def _tokenizer_folder(self) -> Path:
         model = self.arguments.model
         name = model.tokenizer_name_or_path or model.model_name_or_path or model.config_name
-        return self._folder(name)
+        own = None if model.tokenizer_name_or_path else tokenizer_of_adapter(self._adapter_folder())
+        return own or local_folder(name, hub_of(model), with_weights=False)
+
+    def _adapter_folder(self) -> Optional[Path]:
+        path = self.arguments.adapter.lora_path
+        return self._folder(path) if path else None
 
     def _needs_dev(self) -> bool:
         train = self.train_arguments
@@ -116,60 +141,113 @@ class Run:
         self.report.lines(
             f"{split} data", [f"files: {', '.join(str(path) for path in samples.files)}", *samples.lines()]
         )
+        replaced = replaced_dev_files(self.arguments.data, self.stage.name) if split == "dev" else []
+        if replaced:
+            given = ", ".join(str(path) for path in replaced)
+            self.report.lines("dev data", [f"not used, for eval_dataset names the dev sets: {given}"])
         return samples
 
-    def _questions(self) -> List[Conversation]:
-        data = self.arguments.data
-        return read_sources(find_sources(data, "dev"), "sft", data.max_samples).records
+    def _questions(self) -> List[Any]:
+        """The conversations to answer, or the texts to label."""
+        data, stage = self.arguments.data, "classification" if self.stage.name == "classification" else "sft"
+        sources = find_sources(data, "dev", stage)
+        asked = [source for source in sources if source.stage == stage]  # running text asks nothing
+        return read_sources(asked, data.max_samples, row_filter(sources, data, "dev")).records
 
-    def _pack(self) -> Optional[Packs]:
-        """Which samples share a row: the same for any number of ranks."""
+    def _feed(self) -> Optional[Feed]:
+        """What the steps see: the same for any number of ranks."""
         data = self.arguments.data
-        if self.train_set is None or data.packing == "none" or self.stage.name == "pretrain":
+        if not self.train_arguments.do_train:
             return None
-        lengths = np.array([len(sample) for sample in self.train_set.samples])
-        packs = PACKERS[data.packing](lengths, data.max_length, self.train_arguments.seed)
-        packs = packs if self.train_arguments.shuffle else packs.in_data_order()
-        self.report.lines("packing", certify(packs, lengths, data.max_length).lines())
-        return packs
+        sources = find_sources(data, "train", self.stage.name)
+        if self.train_set is None:
+            seed = self.train_arguments.seed if self.train_arguments.shuffle else None
+            stream = build_stream(data, self.tokenizer, self.stage.name, self.tokenizer_folder, seed)
+            files = ", ".join(str(path) for source in sources for path in source.files)
+            self.report.lines("train data", [f"read while training (lazy): {files}"])
+            feed = make_stream_feed(self.arguments, stream, weights_of(sources))
+            self.report.lines("mixing", stream_lines(feed))
+            return feed
+        feed = make_feed(self.arguments, self.train_set.samples, weights_of(sources))
+        self.report.lines("packing", packing_lines(feed))
+        self.report.mixing(mixing_tables(feed))
+        return feed
+
+    def _pose(self) -> Optional[SkippedPositions]:
+        target = self.arguments.data.pose_max_length
+        if target is None or self.feed is None:
+            return None
+        why = "PoSE: a sample is cut in two, the second part begins later; drawn in every step, not for dev sets"
+        self.report.add("training", "positions", f"below {target:,}", why)
+        return SkippedPositions(target, self.train_arguments.seed)
 
     def _model(self) -> LoadedModel:
         model = self.arguments.model
         if model.config_name:
             config = read_config(Path(model.config_name))
             self._check_ids(config)
+            if self.classes is not None:
+                return self._classifier(None, config)
             network = build_from_scratch(config, self.dtype, self.train_arguments.seed)
             return LoadedModel(network, config, model.config_name, False)
         folder = self._folder(model.model_name_or_path)
         config = read_config(folder)
         self._check_ids(config)
-        return load_model(folder, self.dtype)
+        return load_model(folder, self.dtype) if self.classes is None else self._classifier(folder, config)
+
+    def _classes(self) -> Classes:
+        model = self.arguments.model
+        place = self._folder(model.model_name_or_path) if model.model_name_or_path else Path(model.config_name)
+        return choose_classes(read_config(place), str(place), self._adapter_folder(), self._stores(), self.report)
+
+    def _classifier(self, folder: Optional[Path], config: dict) -> LoadedModel:
+        place = str(folder or self.arguments.model.config_name)
+        loaded = make_classifier(folder, config, place, self.classes, self.dtype, self.train_arguments.seed)
+        describe_head(loaded, self.tokenizer, self._stores(), self.report)
+        return loaded
 
     def _check_ids(self, config: dict) -> None:
         self._note_long_rows(config)
-        largest = max((int(sample.ids.max()) for sample in self._all_samples()), default=0)
-        require_known_ids(largest, config["vocab_size"], str(self.tokenizer_folder))
+        if self.pose is not None:
+            require_skips(config, self.pose.target)
+        largest = max((samples.largest_id for samples in self._stores().values()), default=0)
+        known = vocab_size_with(self._adapter_folder(), config["vocab_size"])
+        known = max(known, self.tokens.needed(self.tokenizer))
+        require = partial(require_known_ids, vocab_size=known, place=str(self.tokenizer_folder))
+        require(largest)
+        if isinstance(self.feed, StreamFeed):
+            self.feed.check_ids = require  # of what is read later
 
     def _note_long_rows(self, config: dict) -> None:
         known = config.get("max_position_embeddings")
-        longest = max((len(sample) for sample in self._all_samples()), default=0)
-        if known and longest > known:
+        longest = max((int(samples.lengths.max()) for samples in self._stores().values()), default=0)
+        require_positions(config, longest)
+        reach = self.pose.target if self.pose else 0
+        if known and reach > known and not config.get("rope_scaling"):
+            why = f"positions go up to {reach:,} without rope_scaling in config.json: the model has not seen them"
+            self.report.add("model", "max_position_embeddings", known, why)
+        elif known and longest > known:
             why = f"the longest sample has {longest}: positions the model has not seen in pre-training"
             self.report.add("model", "max_position_embeddings", known, why)
 
-    def _all_samples(self) -> List[Sample]:
-        return [sample for one in (self.train_set, self.dev_set) if one is not None for sample in one.samples]
+    def _stores(self) -> Dict[str, SampleStore]:
+        """Split -> its samples."""
+        sets = {"train": self.train_set, "dev": self.dev_set}
+        return {split: one.samples for split, one in sets.items() if one is not None}
 
     def _trained_weights(self) -> Any:
         adapter, network = self.arguments.adapter, self.loaded.model
         if not adapter.lora:
+            self.tokens.grow(network, self.tokenizer, is_trained=True)
             for parameter in network.parameters():
                 parameter.stop_gradient = False
             return FullWeights(network, self.tokenizer_folder)
         if adapter.lora_path:
-            saved = load_adapter(network, self._folder(adapter.lora_path))
+            saved = load_adapter(network, self._adapter_folder())
+            self.tokens.grow(network, self.tokenizer, is_trained=False)
             self.report.section("adapter", {"lora": (str(saved.folder), "its own rank, alpha and targets hold")})
             return AdapterWeights(network, saved.method, saved.config, self.tokenizer_folder)
+        self.tokens.grow(network, self.tokenizer, is_trained=False)
         config = LoRAConfig(adapter.lora_rank, adapter.lora_alpha, adapter.lora_dropout)
         paddle.seed(self.train_arguments.seed)  # the adapter's first values are drawn now
         config = attach(network, "lora", config, adapter.lora_target_modules)
@@ -185,35 +263,17 @@ class Run:
 
     # ---- the run -----------------------------------------------------------------------------------------------
 
-    def _plan(self) -> Optional[StepPlan]:
-        if self.train_set is None:
-            return None
-        train = self.train_arguments
-        return StepPlan(
-            num_samples=len(self.train_set.samples if self.packs is None else self.packs),
-            rows=train.per_device_train_batch_size,
-            accumulation=train.gradient_accumulation_steps,
-            ranks=num_ranks(),
-            num_epochs=train.num_train_epochs,
-            max_steps=train.max_steps,
-            seed=train.seed,
-            shuffle=train.shuffle,
-            drop_last=bool(self.args.dataloader_drop_last),
-        )
-
     def _trainer(self) -> SFTTrainer:
         network, train = self.loaded.model, self.train_arguments
         if train.recompute:
             let_gradients_reach_the_first_layer(network)
         if self.arguments.model.neftune:
             add_embedding_noise(network, self.arguments.model.neftune_noise_alpha)
-        data = RunData(
-            self.train_set.samples if self.train_set else [],
-            self.dev_set.samples if self.dev_set else [],
-            fill_token(self.tokenizer),
-            self.packs,
-        )
-        return SFTTrainer(network, self.stage, self.args, train, self.weights, data, self.plan)
+        dev = split_dev(self.dev_set.samples, self.arguments.data) if self.dev_set else {}
+        if self.dev_set and train.load_best_model_at_end:
+            require_metric(train.metric_for_best_model, dev)
+        data = RunData(self.feed, dev, fill_token(self.tokenizer), self.pose)
+        return SFTTrainer(network, self.stage, self.args, train, self.weights, data)
 
     def show_plan(self) -> None:
         """Print the plan and write it to plan.json."""
@@ -238,7 +298,9 @@ class Run:
         if self.train_arguments.do_eval:
             self.evaluate()
         if rank() == 0:
-            history = {"log_history": self.trainer.progress.log_history, **metrics}
+            progress = self.trainer.progress
+            tokens = {name: getattr(progress, name) for name in ("num_input_tokens_seen", "tokens_by_source")}
+            history = {"log_history": progress.log_history, **tokens, **metrics}
             write_json(self.output_dir / "trainer_state.json", history)
         if self.train_arguments.plot_loss and rank() == 0:
             plot_loss(self.output_dir / "loss.png", self.trainer.progress.log_history, str(self.output_dir))
@@ -249,8 +311,14 @@ class Run:
         write_results(self.output_dir, "eval", self.trainer.last_evaluation() or self.trainer.evaluate())
 
     def predict(self) -> None:
-        """Answers to the dev split's prompts into predictions.json (JSON lines with src, tgt, output)."""
-        if rank() == 0:
+        """Answers to the dev split's prompts into predictions.json (JSON lines with src, tgt, output); in stage
+        classification its labels (text, label, output, probabilities)."""
+        if rank() == 0 and self.classes is not None:
+            samples, rows_at_once = self.dev_set.samples, self.train_arguments.per_device_eval_batch_size
+            scores = classify(self.stage, self.loaded.model, samples, rows_at_once, fill_token(self.tokenizer))
+            found = prediction_rows(self.asked, samples, scores, self.classes)
+            write_lines(self.output_dir / "predictions.json", found)
+        elif rank() == 0:
             rows = predict(
                 self.loaded.model,
                 self.tokenizer,

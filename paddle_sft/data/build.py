@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
-import numpy as np
-
-from paddle_sft.core.catalogue import choose
-from paddle_sft.core.errors import ArgumentError, DataError
-from paddle_sft.core.records import Conversation, Sample
-from paddle_sft.data.length_policy import LengthReport, apply_length_policy
-from paddle_sft.data.own_template import ChosenTemplate, choose_template
-from paddle_sft.data.plain_rows import Document
-from paddle_sft.data.problems import Problems
-from paddle_sft.data.sources import find_sources, read_sources
-from paddle_sft.data.store import SampleStore
-from paddle_sft.data.tokenize import (
-    Draft,
-    Specials,
-    cut_blocks,
-    find_specials,
-    tokenize_conversations,
-    tokenize_documents,
-)
-from paddle_sft.data.workers import map_in_chunks
+from paddle_sft.core.errors import DataError
+from paddle_sft.core.threads import num_cores, ranks_here
+from paddle_sft.data.cache import cache_root, read_or_make
+from paddle_sft.data.cache_key import describe, key_of, state_of
+from paddle_sft.data.fill import Filled, fill_store
+from paddle_sft.data.length_report import LengthLimits, LengthReport
+from paddle_sft.data.progress import RowBar
+from paddle_sft.data.recipe import Recipe, find_recipe
+from paddle_sft.data.sources import row_filter
+from paddle_sft.data.store import SampleStore, StoreWriter
 
 
 @dataclass(frozen=True)
@@ -40,13 +29,15 @@ class SampleSet:
     """(key, number of rows) of what the rows hold and nobody reads."""
     notes: Tuple[str, ...] = ()
     """Which format the rows have and which template wrote them."""
+    where: str = "in memory"
+    """Where the tokenised samples are."""
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def lines(self) -> List[str]:
-        """The notes, the report's lines, and which keys of the rows were not used."""
-        lines = [*self.notes, *self.report.lines()]
+        """The notes, the report's lines, where the samples are, and which keys of the rows were not used."""
+        lines = [*self.notes, *self.report.lines(), f"tokenised samples: {self.where}"]
         if not self.unused_keys:
             return lines
         keys = ", ".join(f"{key} ({num:,} rows)" for key, num in self.unused_keys[:10])
@@ -57,104 +48,71 @@ class SampleSet:
 def build_samples(
     arguments, tokenizer, split: str, stage: str, progress: bool = True, model_folder: Optional[Path] = None
 ) -> SampleSet:
-    """Read, check, tokenise and fit to length the split of `arguments` (DataArguments).
+    """Read, check, tokenise and fit to length the split of `arguments` (DataArguments), or take what is kept of it.
 
-    `split` is train or dev, `stage` sft or pretrain. Every bad line of every file is found before the first is
-    tokenised. The same arguments give the same samples, whatever preprocessing_num_workers is. The model's own chat
-    template is looked for in `model_folder`.
+    `split` is train or dev, `stage` sft, pretrain or classification. Every bad line of every file is named at once.
+    The same arguments give the same samples, whatever preprocessing_num_workers is. `model_folder` is where the
+    tokenizer's files and the model's own chat template are; without it nothing is kept between runs.
 
     Raises:
         DataError: files, lines or rows that can't be used; rows without a trained token; nothing left to train on.
         ArgumentError: an unknown stage, template, data_format, column or length_policy, or a max_length below 2.
     """
-    build = choose("stage", stage, _BUILDERS)
-    if arguments.max_length < 2:
-        raise ArgumentError(f"max_length must be at least 2, got {arguments.max_length}; one token predicts nothing")
-    specials = find_specials(tokenizer)
-    render = choose_render(arguments, tokenizer, specials, stage, model_folder)
-    sources = find_sources(arguments, split)
-    found = read_sources(sources, stage, arguments.max_samples)
-    samples, report = build(
-        found.records, arguments, specials, tokenizer, render, f"tokenising {split}" if progress else None
-    )
-    files = tuple(path for source in sources for path in source.files)
-    notes = (*found.notes, *(render.notes if render else ()))
-    return SampleSet(SampleStore.of(samples), report, files, found.unused_keys, notes)
+    recipe = find_recipe(arguments, tokenizer, split, stage, model_folder)
+    title = f"tokenising {split}" if progress else None
+    names = [source.name for source in recipe.sources]
+    before = _state(recipe)
+    root, why_not = _cache_root(arguments, recipe, model_folder)
+    key = None if root is None else _key(recipe, arguments, split, Path(model_folder))
+    if key is None:
+        writer = StoreWriter(None, names)
+        num_workers = max(num_cores() // ranks_here(), 1)  # every rank does it
+        filled = _fill(recipe, writer, arguments, split, title, num_workers)
+        return _sample_set(recipe, writer.finish(), filled, f"in memory{why_not}")
+
+    def fill(writer: StoreWriter) -> Dict[str, Any]:
+        filled = _fill(recipe, writer, arguments, split, title, num_cores())
+        if _state(recipe) != before:
+            raise DataError(f"{recipe.where} was changed while it was read; start again when it is written")
+        return asdict(filled)
+
+    kept = read_or_make(root, key, fill, names, bool(getattr(arguments, "overwrite_cache", False)))
+    return _sample_set(recipe, kept.samples, _filled(kept.about), kept.where)
 
 
-def choose_render(
-    arguments, tokenizer, specials: Specials, stage: str, model_folder: Optional[Path] = None
-) -> Optional[ChosenTemplate]:
-    """The template of the arguments; None in stage pretrain, which trains text as it is."""
-    if stage == "pretrain":
+def _cache_root(arguments, recipe: Recipe, model_folder: Optional[Path]) -> Tuple[Optional[Path], str]:
+    """(the folder of kept samples, why there is none)."""
+    if recipe.reads_clock:
+        return None, " (the template writes the date, so they are not kept)"
+    root = cache_root(getattr(arguments, "data_cache_dir", None))
+    return (root if model_folder is not None else None), ""
+
+
+def _key(recipe: Recipe, arguments, split: str, tokenizer_folder: Path) -> Optional[str]:
+    try:
+        return key_of(describe(recipe, arguments, split, tokenizer_folder))
+    except OSError:  # a file that can't be read: who reads the rows says so, beside all else that is wrong
         return None
-    return choose_template(
-        arguments.template,
-        tokenizer,
-        specials,
-        model_folder,
-        train_on_prompt=bool(getattr(arguments, "train_on_prompt", False)),
-        mask_history=bool(getattr(arguments, "mask_history", False)),
-    )
 
 
-def require_trained(drafts: Sequence[Draft]) -> None:
-    """Raises DataError with the places of all drafts of which no token is trained."""
-    problems = Problems()
-    for draft in drafts:
-        if not draft.trained.any():
-            problems.add(f"{draft.place}: none of its {len(draft.ids):,} tokens is trained; remove the line")
-    problems.raise_any("rows that would train nothing")
+def _state(recipe: Recipe) -> Tuple[Tuple[int, int, int], ...]:
+    return state_of([path for path in recipe.files if path.exists()])
 
 
-def _build_conversations(
-    conversations: Sequence[Conversation],
-    arguments,
-    specials: Specials,
-    tokenizer,
-    render: ChosenTemplate,
-    title: Optional[str],
-) -> Tuple[List[Sample], LengthReport]:
-    work = partial(tokenize_conversations, render=render, specials=specials, tokenizer=tokenizer)
-    num_workers = arguments.preprocessing_num_workers or 1
-    drafts = map_in_chunks(work, conversations, num_workers=num_workers, title=title)
-    require_trained(drafts)
-    return apply_length_policy(
-        drafts, arguments.length_policy, src_length=arguments.src_length, max_length=arguments.max_length
-    )
+def _fill(
+    recipe: Recipe, writer: StoreWriter, arguments, split: str, title: Optional[str], num_cores_here: int
+) -> Filled:
+    belongs = row_filter(recipe.sources, arguments, split)
+    with RowBar(title, recipe.files, recipe.max_samples) as bar:
+        return fill_store(recipe, writer, arguments.preprocessing_num_workers or num_cores_here, bar, belongs)
 
 
-def _build_documents(
-    documents: Sequence[Document],
-    arguments,
-    specials: Specials,
-    tokenizer,
-    render: None,
-    title: Optional[str],
-) -> Tuple[List[Sample], LengthReport]:
-    work = partial(tokenize_documents, specials=specials, tokenizer=tokenizer)
-    num_workers = arguments.preprocessing_num_workers or 1
-    ids: List[np.ndarray] = map_in_chunks(work, documents, num_workers=num_workers, title=title)
-    places = [document.place for document in documents]
-    samples = cut_blocks(ids, places, arguments.max_length)
-    if not samples:
-        raise DataError(f"the data has {len(documents)} documents and fewer than 2 tokens; is max_samples 0?")
-    longest = max(range(len(ids)), key=lambda index: len(ids[index]))
-    report = LengthReport(
-        policy=arguments.length_policy,
-        src_length=arguments.src_length,
-        max_length=arguments.max_length,
-        num_rows=len(documents),
-        num_samples=len(samples),
-        longest=len(ids[longest]),
-        longest_place=places[longest],
-        tokens_before=sum(len(one) for one in ids),
-        tokens_after=sum(len(sample) for sample in samples),
-        trained_tokens=sum(sample.num_trained for sample in samples),
-        is_blocks=True,
-        last_block=len(samples[-1]),
-    )
-    return samples, report
+def _sample_set(recipe: Recipe, samples: SampleStore, filled: Filled, where: str) -> SampleSet:
+    return SampleSet(samples, filled.report, recipe.files, filled.unused_keys, (*filled.notes, *recipe.notes), where)
 
 
-_BUILDERS = {"sft": _build_conversations, "pretrain": _build_documents}
+def _filled(about: Dict[str, Any]) -> Filled:
+    """What `dataclasses.asdict` and JSON made of it, as it was."""
+    report = {**about["report"], "limits": LengthLimits(**about["report"]["limits"])}
+    unused = tuple((key, num) for key, num in about["unused_keys"])
+    return Filled(LengthReport(**report), unused, tuple(about["notes"]))

@@ -64,8 +64,11 @@ class ChatTemplate:
         self._reads_tools = re.search(r"\btools\b", source) is not None
         self._reads_calls = "tool_calls" in source
         self._ends = re.compile("|".join(map(re.escape, sorted(tokens.texts, key=len, reverse=True))) or r"(?!)")
+        self.reads_clock = "strftime_now" in source
         self._compiled = _compile(source, name)
         self._usual = ("", "")  # what stood around the last answer that was looked at closely
+        self._usual_first: Any = None  # system message and tools of the last conversation
+        self._usual_head = ""
 
     def __call__(self, conversation: Conversation) -> Rendered:
         """The conversation as joined pieces."""
@@ -219,17 +222,22 @@ class ChatTemplate:
 
     def _head(self, text: str, messages: List[Dict[str, Any]], tools: Any, answers: List[Answer]) -> int:
         """How many characters stand before the first turn: the begin token, the system's message."""
-        num_system = 1 if messages[0]["role"] == "system" else 0
-        try:
-            head, _ = _unmark(self._render(messages[:num_system], tools, "", False))
-        except DataError:  # many templates can't write a system message alone, or nothing
-            head = ""
+        first = messages[:1] if messages[0]["role"] == "system" else []
+        if (first, tools) != self._usual_first:  # conversations of a data set mostly begin alike
+            self._usual_first, self._usual_head = (first, tools), self._write_head(first, tools)
+        head = self._usual_head
         begin = str(self._tokens.variables.get("bos_token") or "")
         for candidate in (head, begin):
             limit = answers[0].start if answers else len(text)
             if candidate and text.startswith(candidate) and len(candidate) <= limit:
                 return len(candidate)
         return 0
+
+    def _write_head(self, first: List[Dict[str, Any]], tools: Any) -> str:
+        try:
+            return _unmark(self._render(first, tools, "", False))[0]
+        except DataError:  # many templates can't write a system message alone, or nothing
+            return ""
 
 
 def _compile(source: str, name: str) -> Any:

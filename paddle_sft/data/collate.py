@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -26,7 +26,18 @@ class Batch:
     """For each row the lengths of its samples and of its padding, if any: they add up to T. One sample a row needs no
     boundary: then it is (T,), padding included, which lets equal rows be computed together."""
     num_trained: int
-    """How many labels are not IGNORED: the denominator of this batch's loss."""
+    """Labels that are not IGNORED, or samples with a label as a whole: the denominator of this batch's loss."""
+    sample_lengths: Tuple[Tuple[int, ...], ...]
+    """For each row the lengths of its samples."""
+    sample_labels: Tuple[str, ...]
+    """Labels of the samples as wholes, row by row, as JSON text; empty texts outside stage classification."""
+    positions: Optional[np.ndarray] = None
+    """[B, T] int64: positions of the tokens in their samples (`data.pose`); None: from 0 on in each."""
+
+    def last_tokens(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Row and position [N] of the last token of each sample, row by row."""
+        rows = np.repeat(np.arange(len(self.sample_lengths)), [len(lengths) for lengths in self.sample_lengths])
+        return rows, np.concatenate([np.cumsum(lengths) - 1 for lengths in self.sample_lengths])
 
 
 def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
@@ -58,7 +69,14 @@ def collate_rows(rows: Sequence[Sequence[Sample]], pad_token_id: int) -> Batch:
             input_ids[number, start:end] = sample.ids
             labels[number, start : end - 1] = np.where(sample.trained[1:], sample.ids[1:], IGNORED)
             start = end
-    return Batch(input_ids, labels, _segments(rows, shape[1]), int((labels != IGNORED).sum()))
+    return Batch(
+        input_ids,
+        labels,
+        _segments(rows, shape[1]),
+        sum(sample.num_trained for row in rows for sample in row),
+        tuple(tuple(len(sample) for sample in row) for row in rows),
+        tuple(sample.label for row in rows for sample in row),
+    )
 
 
 def _segments(rows: Sequence[Sequence[Sample]], width: int) -> Tuple[Tuple[int, ...], ...]:

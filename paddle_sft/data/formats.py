@@ -13,13 +13,15 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError, DataError
 from paddle_sft.data.chat_rows import read_alpaca, read_messages, read_prompt_completion, read_sharegpt
+from paddle_sft.data.label_rows import read_labelled
 from paddle_sft.data.plain_rows import Document, read_src_tgt, read_src_tgt_document, read_text
 from paddle_sft.data.preference_rows import judgement, read_kto, read_preference, read_response_sort
 
 Reader = Callable[[dict, str], Any]
 """(row, place) -> record; raises DataError with the place."""
 
-KINDS = {"sft": "conversation", "pretrain": "document", "preference": "pair", "kto": "judged"}
+KINDS = {"sft": "conversation", "pretrain": "document", "preference": "pair", "kto": "judged",
+         "classification": "labelled"}  # fmt: skip
 """Stage -> the kind of record that it trains on."""
 
 
@@ -38,12 +40,17 @@ class Format:
     """One of `required` is enough."""
     instead_of: Tuple[str, ...] = ()
     """Formats whose keys this one has too: a row that is both is this one."""
-    condition: Callable[[dict], bool] = field(default=lambda row: True)
+    condition: Optional[Callable[[dict], bool]] = None
 
     def fits(self, row: dict) -> bool:
         """Whether the row has the keys of this format."""
         has = any if self.any_required else all
-        return has(key in row for key in self.required) and self.condition(row)
+        return has(key in row for key in self.required) and (self.condition is None or self.condition(row))
+
+    @property
+    def looks_at_values(self) -> bool:
+        """Whether `fits` may say another thing of a row with the same keys."""
+        return self.condition is not None
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,9 @@ class RowReader:
     def __init__(self, stage: str, layout: Optional[Layout] = None) -> None:
         self.stage = stage
         self.layout = layout or Layout()
-        self._met: Dict[str, Tuple[int, str]] = {}
+        self.met: Dict[str, Tuple[int, str]] = {}
+        """Format -> number of its rows, and the place of the first."""
+        self._told: Dict[Tuple[str, ...], Tuple[str, Tuple[str, ...]]] = {}
 
     def read(self, row: dict, place: str) -> Tuple[Any, Tuple[str, ...]]:
         """The row as the record of the stage, and the keys of the row that were not used.
@@ -123,24 +132,32 @@ class RowReader:
             DataError: no format, another stage's, missing keys, wrong types, an order that is no dialogue.
         """
         ours = self.layout.rename(row, place) if self.layout.columns else row
-        name = self.layout.data_format or _find_format(ours, place, self.stage)
+        name, unused = self._told.get(tuple(row)) or self._tell(row, ours, place)
         form = FORMATS[name]
         reader = form.readers.get(KINDS[self.stage])
         if reader is None:
             raise DataError(_wrong_stage(name, ours, place, self.stage))
         record = reader(ours, place)
-        num, first = self._met.get(name, (0, place))
-        self._met[name] = (num + 1, first)
-        used = {self.layout.columns.get(key, key) for key in form.keys}
-        return record, tuple(key for key in row if key not in used)
+        num, first = self.met.get(name, (0, place))
+        self.met[name] = (num + 1, first)
+        return record, unused
+
+    def _tell(self, row: dict, ours: dict, place: str) -> Tuple[str, Tuple[str, ...]]:
+        """(format, keys that it doesn't use); remembered where keys alone tell, for rows of a file are mostly alike."""
+        name = self.layout.data_format or _find_format(ours, place, self.stage)
+        used = {self.layout.columns.get(key, key) for key in FORMATS[name].keys}
+        told = name, tuple(key for key in row if key not in used)
+        if not any(form.looks_at_values and all(key in ours for key in form.required) for form in FORMATS.values()):
+            self._told[tuple(row)] = told
+        return told
 
     def lines(self) -> List[str]:
         """Which format the rows have, and from which row that was told."""
-        if self.layout.data_format or not self._met:
+        if self.layout.data_format or not self.met:
             return [f"format: {self.layout.data_format or 'none met'} (data_format)"]
         found = [
             f"{name} ({num:,} {'row' if num == 1 else 'rows'}, told from {first})"
-            for name, (num, first) in self._met.items()
+            for name, (num, first) in self.met.items()
         ]
         return [f"format: {' and '.join(found)}"]
 
@@ -155,7 +172,7 @@ def _find_format(row: dict, place: str, stage: str) -> str:
     here = [name for name in here if not any(name in FORMATS[other].instead_of for other in here)]
     usable = [name for name in here if KINDS[stage] in FORMATS[name].readers]
     # text beside a question and an answer is a copy of them in some data sets; stage sft can't mean it
-    rivals = [name for name in here if name != "text"] if stage == "sft" else usable
+    rivals = [name for name in here if name not in ("text", "text_label")] if stage == "sft" else usable
     if len(usable) == 1 and len(rivals) <= 1:
         return usable[0]
     if len(rivals) > 1:
@@ -165,7 +182,8 @@ def _find_format(row: dict, place: str, stage: str) -> str:
         )
     if here:
         raise DataError(_wrong_stage(here[0], row, place, stage))
-    wanted = "src and tgt" + (", or text" if stage == "pretrain" else ", or messages")
+    wanted = {"pretrain": "src and tgt, or text", "classification": "text and label"}.get(stage)
+    wanted = wanted or "src and tgt, or messages"
     there = ", ".join(map(str, row)) or "none"
     raise DataError(
         f"{place}: the row has none of the keys that are read (keys: {there}); write {wanted}, or map the row's "
@@ -176,6 +194,11 @@ def _find_format(row: dict, place: str, stage: str) -> str:
 def _wrong_stage(name: str, row: dict, place: str, stage: str) -> str:
     there = ", ".join(map(str, row)) or "none"
     said = f"{place}: a {name} row (keys: {there})"
+    if stage == "classification":
+        lacks = "label" if "text" in row or "src" in row else "text with a label"
+        return f"{said} has no {lacks}; write text and label, or map the row's keys with columns"
+    if name == "text_label":
+        return f"{said} has a label and no answer, and is no data for stage {stage}; set stage to classification"
     if name == "text":
         return f"{said} has no answer to train in stage {stage}; set stage to pretrain, or write src and tgt"
     if stage == "pretrain":
@@ -226,6 +249,13 @@ FORMATS: Dict[str, Format] = {
         required=("prompt", "completion"),
         example={"prompt": "The sky is", "completion": " blue."},
         readers={"conversation": read_prompt_completion},
+    ),
+    "text_label": Format(
+        keys=("text", "src", "label"),
+        required=("label",),
+        condition=lambda row: ("text" in row or "src" in row) and "tgt" not in row,
+        example={"text": "The room was clean and quiet.", "label": "positive"},
+        readers={"labelled": read_labelled},
     ),
     "text": Format(
         keys=("text",),

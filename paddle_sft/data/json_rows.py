@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import BinaryIO, Iterator, Optional, Tuple
+from typing import BinaryIO, Iterator, NamedTuple, Optional, Tuple, Union
 
+from paddle_sft.data.json_array import ArrayError, read_values
 from paddle_sft.data.problems import Problems
 from paddle_sft.data.row_values import kind_of
 
@@ -12,31 +13,49 @@ FoundRow = Tuple[Optional[dict], str]
 
 REMEDY = 'write one complete JSON object on one line, such as {"src": "...", "tgt": "..."}'
 
-_NEWLINE = b"\n"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_json(stream: BinaryIO, name: str, problems: Problems) -> Iterator[FoundRow]:
-    """(row, place) of every line that isn't blank, or of every item of an array; the row of a bad one is None."""
-    num_rows = 0
-    offset = 0
+class RawLine(NamedTuple):
+    """A line that is to be read as JSON, by whoever has the time for it."""
+
+    number: int
+    """From 1."""
+    start: int
+    """Bytes of the file before `content`."""
+    content: bytes
+
+
+def parse_line(line: RawLine, name: str, problems: Problems) -> FoundRow:
+    """(row, place) of a line of file `name`; the row of a bad one is None."""
+    place = f"{name} line {line.number}"
+    text = decode(line.content, place, line.start, problems)
+    return (None if text is None else _parse_text(text, place, problems)), place
+
+
+def read_json(
+    stream: BinaryIO, name: str, problems: Problems, begin: Optional[RawLine] = None
+) -> Iterator[Union[RawLine, FoundRow]]:
+    """Every line that isn't blank; or (row, place) of every item of an array, where the row of a bad one is None.
+
+    `begin`: the stream stands at the start of this line, with others before it.
+    """
+    num_rows = 0 if begin is None else 1
+    offset = 0 if begin is None else begin.start
     blank = b""
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(stream, start=1 if begin is None else begin.number):
         if number == 1 and line.startswith(_UTF16_MARKS):
             problems.add(f"{name} is not UTF-8, it begins with a UTF-16 byte order mark; save it as UTF-8")
             return
         mark = len(_UTF8_MARK) if number == 1 and line.startswith(_UTF8_MARK) else 0
         content = line[mark:].strip()
         if content.startswith(b"[") and not num_rows:
-            yield from _read_array(blank + line + stream.read(), name, problems)  # a compressed stream can't go back
+            yield from _read_array(blank + line, stream, name, problems)
             return
         if content:
             num_rows += 1
-            start = offset + mark + line[mark:].index(content)
-            place = f"{name} line {number}"
-            text = decode(content, place, start, problems)
-            yield (None if text is None else _parse_line(text, place, problems)), place
+            yield RawLine(number, offset + mark + line[mark:].index(content), content)
         elif not num_rows:
             blank += line
         offset += len(line)
@@ -55,7 +74,7 @@ def decode(content: bytes, place: str, start: int, problems: Problems) -> Option
         return None
 
 
-def _parse_line(text: str, place: str, problems: Problems) -> Optional[dict]:
+def _parse_text(text: str, place: str, problems: Problems) -> Optional[dict]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -67,31 +86,20 @@ def _parse_line(text: str, place: str, problems: Problems) -> Optional[dict]:
     return require_object(value, place, problems)
 
 
-def _read_array(content: bytes, name: str, problems: Problems) -> Iterator[FoundRow]:
-    why = f"{name} begins with '[', so it is read as one JSON array of objects"
+def _read_array(head: bytes, stream: BinaryIO, name: str, problems: Problems) -> Iterator[FoundRow]:
+    number = 0
     try:
-        values = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        # utf-8-sig counts from behind the byte order mark
-        start = error.start + (len(_UTF8_MARK) if content.startswith(_UTF8_MARK) else 0)
-        place = f"{name} line {content.count(_NEWLINE, 0, start) + 1}"
-        byte = content[start]
-        problems.add(f"{place}: not UTF-8, byte 0x{byte:02x} at offset {start} of the file; save it as UTF-8")
-        return
-    except json.JSONDecodeError as error:
+        for number, value in enumerate(read_values(head, stream), start=1):
+            place = f"{name} item {number}"
+            yield require_object(value, place, problems), place
+    except ArrayError as error:
         problems.add(
-            f"{name} line {error.lineno}: not valid JSON ({error.msg}, column {error.colno}). "
-            f"{why}; mend it, or {REMEDY}"
+            f"{name} line {error.line}: {error.message}. {name} begins with '[', so it is read as one JSON array of "
+            f"objects; mend it, or {REMEDY}"
         )
         return
-    except (ValueError, RecursionError) as error:
-        problems.add(f"{name} line 1: JSON that can't be read ({error}). {why}; mend it, or {REMEDY}")
-        return
-    if not values:
+    if not number:
         problems.add(f"{name} is empty: it holds the array []; {REMEDY}")
-    for number, value in enumerate(values, start=1):
-        place = f"{name} item {number}"
-        yield require_object(value, place, problems), place
 
 
 def require_object(value: object, place: str, problems: Problems) -> Optional[dict]:

@@ -11,17 +11,16 @@ samples of one.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from paddle_sft.core.catalogue import choose
-from paddle_sft.core.errors import DataError
 from paddle_sft.core.records import Sample
-from paddle_sft.data.problems import Problems
+from paddle_sft.data.length_report import LengthLimits, Tally
 from paddle_sft.data.split import split_draft
-from paddle_sft.data.tokenize import Draft
+from paddle_sft.data.store import SampleBlock
+from paddle_sft.data.tokenize import Draft, DraftBlock
 
 Policy = Callable[[Draft, int, int], np.ndarray]
 """(draft, src_length, max_length) -> bool [T], true where a token stays. At most max_length stay; none = dropped."""
@@ -88,141 +87,92 @@ POLICIES: Dict[str, Policy] = {
     "truncate_source": truncate_source,
     "truncate_right": truncate_right,
     "truncate_left": truncate_left,
-    "split": drop,  # finds nothing too long: `apply_length_policy` splits first
+    "split": drop,  # finds nothing too long: `fit_to_length` splits first
     "drop": drop,
-    "error": drop,  # never gets to drop: `apply_length_policy` raises on the first look
+    "error": drop,  # what it drops is refused in the end
 }
 
 
-@dataclass(frozen=True)
-class LengthReport:
-    """What was read, cut and dropped. Lengths in tokens; `lines()` is what the start-up plan prints."""
+def fit_to_length(drafts: DraftBlock, limits: LengthLimits, tally: Tally) -> SampleBlock:
+    """Cut or drop what is too long, and count it in `tally`. Kept samples have a trained target or a label.
 
-    policy: str
-    src_length: int
-    max_length: int
-    num_rows: int = 0
-    """Conversations or documents read."""
-    num_samples: int = 0
-    """Samples, or blocks in stage pretrain, that training sees."""
-    num_truncated: int = 0
-    num_targets_truncated: int = 0
-    """Samples of which a kept turn lost trained tokens, usually the end of the answer and its end token."""
-    num_turns_removed: int = 0
-    num_dropped: int = 0
-    num_without_trained: int = 0
-    """Samples dropped because no trained token was left in them."""
-    num_split: int = 0
-    """Rows of which policy split made several samples."""
-    num_parts: int = 0
-    """Samples that these rows became."""
-    num_left_out: int = 0
-    """Of split rows, tokens that are in no sample."""
-    num_repeated: int = 0
-    """Of split rows, tokens that are there to be read again; not trained twice."""
-    longest: int = 0
-    longest_place: str = ""
-    tokens_before: int = 0
-    tokens_after: int = 0
-    trained_tokens: int = 0
-    """Tokens that are targets of the loss; the first token of a sample is not, it has no predecessor."""
-    is_blocks: bool = False
-    """Documents joined and cut into blocks (stage pretrain)."""
-    last_block: int = 0
-    """Length of the last block."""
-
-    def lines(self) -> List[str]:
-        """Readable lines; nothing that was cut or dropped is left out."""
-        share = 100 * self.trained_tokens / max(self.tokens_after, 1)
-        tokens = f"{self.tokens_after:,} tokens, {self.trained_tokens:,} of them trained ({share:.1f}%)"
-        longest = f"{self.longest:,} tokens ({self.longest_place})"
-        if self.is_blocks:
-            return self._block_lines(tokens, longest)
-        lines = [f"{self.num_rows:,} rows -> {self.num_samples:,} samples, {tokens}", f"longest row: {longest}"]
-        limits = f"max_length {self.max_length:,}"
-        if self.policy == "truncate_source":
-            limits = f"src_length {self.src_length:,} and {limits}"
-        if self.num_dropped:
-            lines.append(f"length_policy={self.policy} removed {self._of_rows(self.num_dropped)} longer than {limits}")
-        if self.num_split:
-            lines.append(
-                f"length_policy=split made {self.num_parts:,} samples of {self._of_rows(self.num_split)} longer than "
-                f"{limits}; tokens read again and not trained twice: {self.num_repeated:,}"
-            )
-        if self.num_truncated:
-            cut = f"length_policy={self.policy} shortened {self._of_rows(self.num_truncated)} to {limits}"
-            if self.num_turns_removed:
-                cut += f"; turns removed whole: {self.num_turns_removed:,}"
-            if self.num_targets_truncated:
-                cut += f"; rows that lost part of an answer: {self.num_targets_truncated:,}"
-            lines.append(cut)
-        if self.num_without_trained:
-            lines.append(f"removed {self._of_rows(self.num_without_trained)} with no trained token left")
-        lost = self.tokens_before - self.tokens_after + self.num_repeated
-        lines.append(f"{lost:,} of {self.tokens_before:,} tokens left out" if lost else "nothing was cut or removed")
-        return lines
-
-    def _block_lines(self, tokens: str, longest: str) -> List[str]:
-        lines = [
-            f"{self.num_rows:,} documents -> {self.num_samples:,} blocks of {self.max_length:,} tokens "
-            f"(the last has {self.last_block:,}), {tokens}",
-            f"longest document: {longest}",
-        ]
-        lost = self.tokens_before - self.tokens_after
-        if lost:
-            lines.append(f"{lost:,} token left over at the end is left out")
-        return lines
-
-    def _of_rows(self, num: int) -> str:
-        return f"{num:,} of {self.num_rows:,} rows ({100 * num / max(self.num_rows, 1):.1f}%)"
-
-
-def apply_length_policy(
-    drafts: Sequence[Draft], policy: str, *, src_length: int, max_length: int
-) -> Tuple[List[Sample], LengthReport]:
-    """Cut or drop what is too long, and count it. Kept samples have at least one trained target.
+    Rows of which no token is trained, and with policy "error" those that are too long, are noted in the tally.
 
     Raises:
         ArgumentError: no such policy.
-        DataError: a sample is too long under policy "error" (all of them are named), or no sample is left.
     """
-    choose_tokens = choose("length_policy", policy, POLICIES)
-    if policy == "error":
-        _refuse_too_long(drafts, max_length)
-    counts: Counter = Counter()
-    samples = []
-    for draft in _split_all(drafts, max_length, counts) if policy == "split" else drafts:
-        sample = _shorten(draft, choose_tokens(draft, src_length, max_length), counts)
+    choose("length_policy", limits.policy, POLICIES)
+    lengths = drafts.lengths
+    whole = SampleBlock(drafts.ids, drafts.trained, lengths, drafts.places, drafts.labels)
+    num_trained = whole.num_trained
+    tally.read(lengths, drafts.places, num_trained)
+    _note_refusals(drafts, limits, tally)
+    limit = limits.max_length
+    if limits.policy == "truncate_source":
+        limit = min(limit, limits.src_length)  # no prompt is longer than the whole, so up to here all stays
+    closer = np.flatnonzero((lengths > limit) | (num_trained == 0))
+    if not len(closer):
+        return tally.keep(whole)
+    samples = {int(index): list(_fit_one(drafts[index], limits, tally)) for index in closer}
+    return tally.keep(_replaced(whole, samples))
+
+
+def _note_refusals(drafts: DraftBlock, limits: LengthLimits, tally: Tally) -> None:
+    if not drafts.labels:
+        trained = np.add.reduceat(np.append(drafts.trained, False), drafts.starts) if len(drafts) else np.zeros(0)
+        for index in np.flatnonzero((trained == 0) | (drafts.lengths == 0)):
+            tally.untrained.add(
+                f"{drafts.places[index]}: none of its {drafts.lengths[index]:,} tokens is trained; remove the line"
+            )
+    if limits.policy == "error":
+        for index in np.flatnonzero(drafts.lengths > limits.max_length):
+            tally.too_long.add(f"{drafts.places[index]}: {drafts.lengths[index]:,} tokens")
+
+
+def _fit_one(draft: Draft, limits: LengthLimits, tally: Tally) -> Iterator[Sample]:
+    for part in _split(draft, limits.max_length, tally.counts) if limits.policy == "split" else [draft]:
+        keep = POLICIES[limits.policy](part, limits.src_length, limits.max_length)
+        sample = _shorten(part, keep, tally.counts)
         if sample is not None:
-            samples.append(sample)
-    longest = max(drafts, key=lambda draft: len(draft.ids), default=None)
-    if not samples:
-        raise DataError(_nothing_left(drafts, policy, counts, max_length))
-    report = LengthReport(
-        policy=policy,
-        src_length=src_length,
-        max_length=max_length,
-        num_rows=len(drafts),
-        num_samples=len(samples),
-        longest=len(longest.ids),
-        longest_place=longest.place,
-        tokens_before=sum(len(draft.ids) for draft in drafts),
-        tokens_after=sum(len(sample) for sample in samples),
-        trained_tokens=sum(sample.num_trained for sample in samples),
-        **counts,
+            yield sample
+
+
+def _replaced(block: SampleBlock, samples: Mapping[int, Sequence[Sample]]) -> SampleBlock:
+    """The block with other samples (or none) in place of those at the keys, which are in order."""
+    ends = np.cumsum(block.lengths)
+    pieces: List[SampleBlock] = []
+    first = 0
+    for index in [*samples, len(block)]:
+        start, end = (int(ends[number - 1]) if number else 0 for number in (first, index))
+        pieces.append(
+            SampleBlock(
+                block.ids[start:end],
+                block.trained[start:end],
+                block.lengths[first:index],
+                block.places[first:index],
+                block.labels[first:index],
+            )
+        )
+        if index < len(block):
+            pieces.append(SampleBlock.of(samples[index]))
+        first = index + 1
+    return SampleBlock(
+        np.concatenate([piece.ids for piece in pieces]),
+        np.concatenate([piece.trained for piece in pieces]),
+        np.concatenate([piece.lengths for piece in pieces]),
+        [place for piece in pieces for place in piece.places],
+        [label for piece in pieces for label in piece.labels],
     )
-    return samples, report
 
 
-def _split_all(drafts: Sequence[Draft], max_length: int, counts: Counter) -> Iterator[Draft]:
-    for draft in drafts:
-        split = split_draft(draft, max_length)
-        if len(draft.ids) > max_length:
-            counts["num_split" if split.parts else "num_without_trained"] += 1
-            counts["num_parts"] += len(split.parts)
-            counts["num_left_out"] += split.num_left_out
-            counts["num_repeated"] += split.num_repeated
-        yield from split.parts
+def _split(draft: Draft, max_length: int, counts: Counter) -> Tuple[Draft, ...]:
+    split = split_draft(draft, max_length)
+    if len(draft.ids) > max_length:
+        counts["num_split" if split.parts else "num_without_trained"] += 1
+        counts["num_parts"] += len(split.parts)
+        counts["num_left_out"] += split.num_left_out
+        counts["num_repeated"] += split.num_repeated
+    return split.parts
 
 
 def _shorten(draft: Draft, keep: np.ndarray, counts: Counter) -> Optional[Sample]:
@@ -231,9 +181,9 @@ def _shorten(draft: Draft, keep: np.ndarray, counts: Counter) -> Optional[Sample
     if len(keep) and not keep.any():
         counts["num_dropped"] += 1
         return None
-    sample = Sample(draft.ids, draft.trained, draft.place)
+    sample = Sample(draft.ids, draft.trained, draft.place, draft.label)
     if not whole:
-        sample = Sample(draft.ids[keep], draft.trained[keep], draft.place)
+        sample = Sample(draft.ids[keep], draft.trained[keep], draft.place, draft.label)
     if not sample.num_trained:
         counts["num_without_trained"] += 1
         return None
@@ -255,26 +205,3 @@ def _inspect_turns(draft: Draft, keep: np.ndarray) -> Tuple[int, bool]:
         elif (draft.trained[start:end] & ~kept).any():
             targets_cut = True
     return removed, targets_cut
-
-
-def _refuse_too_long(drafts: Sequence[Draft], max_length: int) -> None:
-    problems = Problems()
-    for draft in drafts:
-        if len(draft.ids) > max_length:
-            problems.add(f"{draft.place}: {len(draft.ids):,} tokens")
-    problems.raise_any(
-        f"length_policy=error and rows longer than max_length {max_length:,}; "
-        "raise max_length, shorten the rows, or choose length_policy truncate_source or drop"
-    )
-
-
-def _nothing_left(drafts: Sequence[Draft], policy: str, counts: Counter, max_length: int) -> str:
-    if not drafts:
-        return "the data has no rows; is max_samples 0?"
-    first = drafts[0]
-    return (
-        f"no sample is left to train on: of {len(drafts):,} rows length_policy={policy} removed "
-        f"{counts['num_dropped']:,} as longer than max_length {max_length:,}, and {counts['num_without_trained']:,} "
-        f"have no trained token left. The first is {first.place}: {len(first.ids):,} tokens, "
-        f"{int(first.trained.sum()):,} trained. Raise max_length, or choose length_policy truncate_source."
-    )

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from paddle_sft.core.errors import DataError
 from paddle_sft.core.records import Conversation
-from paddle_sft.data.build import choose_render
 from paddle_sft.data.dialogue import JudgedConversation, PreferencePair
+from paddle_sft.data.documents import tokenize_documents
 from paddle_sft.data.formats import RowReader
 from paddle_sft.data.joint import find_special_tokens
+from paddle_sft.data.label_rows import LabelledText
 from paddle_sft.data.length_policy import POLICIES
 from paddle_sft.data.problems import Problems
-from paddle_sft.data.source import SPLITS, read_rows
-from paddle_sft.data.sources import find_sources
+from paddle_sft.data.recipe import choose_render
+from paddle_sft.data.source import SPLITS
+from paddle_sft.data.sources import FoundSource, find_sources, row_filter, rows_by_source
 from paddle_sft.data.text_checks import find_broken_end, find_damage, find_marks, find_role_order, template_marks
-from paddle_sft.data.tokenize import Draft, Specials, find_specials, tokenize_conversations, tokenize_documents
+from paddle_sft.data.tokenize import Draft, Specials, find_specials, tokenize_conversations
 
 CHECKS: Dict[str, str] = {
     "bad line": "can't be read at all",
@@ -27,6 +29,7 @@ CHECKS: Dict[str, str] = {
     "duplicate": "is there more than once",
     "overlap": "is training data and dev data",
     "same prompt": "asks in training what dev asks, too",
+    "other label": "has another label where its text stands once more",
     "role order": "has messages in an unusual order",
     "template token": "has marks of a template in its text",
     "encoding": "was decoded wrongly, or has invisible characters",
@@ -47,6 +50,9 @@ class Finding:
     kind: str
     place: str
     message: str
+    split: str = ""
+    number: int = -1
+    """Of its row among those of the split; -1 for what is no row."""
 
     def line(self) -> str:
         return f"{self.place}: {self.message}" if self.place else self.message
@@ -58,7 +64,16 @@ class CheckedRow:
 
     row: dict
     place: str
+    """With the name of its source, where sources have names."""
+    split: str
+    number: int
+    """Among the rows of its split, from 0."""
+    source: str = ""
     record: Any = None
+
+    def finding(self, kind: str, message: str) -> Finding:
+        """What is wrong with this row."""
+        return Finding(kind, self.place, message, self.split, self.number)
 
 
 @dataclass
@@ -72,12 +87,10 @@ class CheckedData:
     """Tokens of each sample before length_policy; empty without a tokenizer."""
     notes: List[str] = field(default_factory=list)
 
-    def removed_places(self, split: str) -> Set[str]:
-        """Places of the rows of a split that a cleaned copy leaves out."""
-        return {one.place for one in self.findings if one.kind in _NOT_TRAINABLE and self._is_of(one, split)}
-
-    def _is_of(self, finding: Finding, split: str) -> bool:
-        return finding.place in {row.place for row in self.rows.get(split, ())}
+    def kept_rows(self, split: str) -> List[CheckedRow]:
+        """The rows of a split that a cleaned copy has."""
+        left_out = {one.number for one in self.findings if one.kind in _NOT_TRAINABLE and one.split == split}
+        return [row for row in self.rows[split] if row.number not in left_out]
 
 
 def check_data(arguments, stage: str, tokenizer: Any = None, model_folder: Optional[Path] = None) -> CheckedData:
@@ -93,46 +106,63 @@ def check_data(arguments, stage: str, tokenizer: Any = None, model_folder: Optio
     marks = template_marks(arguments.template, find_special_tokens(tokenizer).texts if tokenizer is not None else ())
     checked.notes += render.notes if render else ()
     for split in SPLITS:
+        if split == "train" and _is_only_measured(arguments):
+            continue
         try:
-            sources = find_sources(arguments, split)
+            sources = find_sources(arguments, split, stage)
         except DataError:
             if split == "train":
                 raise
             continue
         checked.files[split] = tuple(path for source in sources for path in source.files)
-        checked.rows[split] = _read(sources, stage, checked)
+        checked.rows[split] = _read(sources, split, arguments, checked)
         checked.findings += _check_texts(checked.rows[split], marks)
         if tokenizer is not None:
             checked.lengths[split] = _check_lengths(checked, split, arguments, render, specials, tokenizer)
     checked.findings += _duplicates(checked.rows)
+    checked.findings += _other_labels(checked.rows)
     checked.findings += _overlap(checked.rows.get("train", []), checked.rows.get("dev", []))
     order = list(CHECKS)
     checked.findings.sort(key=lambda finding: order.index(finding.kind))  # stable: places stay in file order
     return checked
 
 
-def _read(sources: Sequence, stage: str, checked: CheckedData) -> List[CheckedRow]:
+def _is_only_measured(arguments) -> bool:
+    """Whether the run has dev sets and nothing to train on."""
+    data = arguments.dataset_name_or_path or getattr(arguments, "dataset", None)
+    return not data and bool(getattr(arguments, "eval_dataset", None))
+
+
+def _read(sources: Sequence[FoundSource], split: str, arguments, checked: CheckedData) -> List[CheckedRow]:
+    belongs = row_filter(sources, arguments, split)
     problems = Problems(num_shown=None)
-    rows = []
-    for source in sources:
-        reader = RowReader(stage, source.layout)
-        for row, place in read_rows(source.files, None, problems):
-            try:
-                record, _ = reader.read(row, place)
-            except DataError as error:
-                kind = "empty" if "empty" in str(error) else "bad row"
-                checked.findings.append(_finding(kind, str(error)))
-                rows.append(CheckedRow(row, place))
+    rows: List[CheckedRow] = []
+    for source, found in zip(sources, rows_by_source(sources, arguments.max_samples, problems)):
+        reader, mark = RowReader(source.stage, source.layout), f"{source.name}: " if source.name else ""
+        known = len(problems.shown)
+        for content, place in found:
+            if belongs is not None and not belongs(content):
                 continue
-            rows.append(CheckedRow(row, place, record))
-        checked.notes += [line for line in reader.lines() if "none met" not in line]
-    checked.findings += [_finding("bad line", problem) for problem in problems.shown]
+            row = CheckedRow(content, _named(source.name, place), split, len(rows), source.name)
+            try:
+                row = replace(row, record=reader.read(content, place)[0])
+            except DataError as error:
+                message = str(error).partition(f"{place}: ")[2] or str(error)
+                checked.findings.append(row.finding("empty" if "empty" in message else "bad row", message))
+            rows.append(row)
+        checked.notes += [f"{mark}{line}" for line in reader.lines() if "none met" not in line]
+        if split == "train" or belongs is None:  # with val_size the lines of both splits are the same
+            checked.findings += [_bad_line(problem, source.name) for problem in problems.shown[known:]]
     return rows
 
 
-def _finding(kind: str, problem: str) -> Finding:
+def _named(source: str, place: str) -> str:
+    return f"{source}, {place}" if source else place
+
+
+def _bad_line(problem: str, source: str) -> Finding:
     place, colon, message = problem.partition(": ")
-    return Finding(kind, place, message) if colon else Finding(kind, "", problem)
+    return Finding("bad line", _named(source, place), message) if colon else Finding("bad line", source, problem)
 
 
 def conversations_of(record: Any) -> Tuple[Conversation, ...]:
@@ -150,14 +180,14 @@ def _check_texts(rows: Sequence[CheckedRow], marks: Set[str]) -> Iterator[Findin
             continue
         for conversation in conversations_of(row.record):
             for message in find_role_order([turn.role for turn in conversation.turns]):
-                yield Finding("role order", row.place, message)
+                yield row.finding("role order", message)
             for number, turn in enumerate(conversation.turns, start=1):
-                yield from _check_text(turn.content, turn.role, f"message {number} ({turn.role})", row.place, marks)
+                yield from _check_text(turn.content, turn.role, f"message {number} ({turn.role})", row, marks)
         if hasattr(row.record, "text"):
-            yield from _check_text(row.record.text, "", "the text", row.place, marks)
+            yield from _check_text(row.record.text, "", "the text", row, marks)
 
 
-def _check_text(text: str, role: str, which: str, place: str, marks: Set[str]) -> Iterator[Finding]:
+def _check_text(text: str, role: str, which: str, row: CheckedRow, marks: Set[str]) -> Iterator[Finding]:
     checks: List[Tuple[str, Callable[[str], Iterator[str]]]] = [
         ("template token", partial(find_marks, marks=marks)),
         ("encoding", find_damage),
@@ -166,7 +196,7 @@ def _check_text(text: str, role: str, which: str, place: str, marks: Set[str]) -
         checks.append(("broken answer", find_broken_end))
     for kind, find in checks:
         for message in find(text):
-            yield Finding(kind, place, f"{which} {message}")
+            yield row.finding(kind, f"{which} {message}")
 
 
 def _check_lengths(
@@ -181,24 +211,24 @@ def _check_lengths(
                 (draft,) = tokenize_conversations([conversation], render, specials, tokenizer)
             except DataError as error:
                 last = str(error).splitlines()[-1].strip()
-                checked.findings.append(_finding("template", last))
+                checked.findings.append(row.finding("template", last.partition(f"{conversation.place}: ")[2] or last))
                 continue
             lengths.append(len(draft.ids))
-            checked.findings += _check_length(draft, row.place, arguments)
+            checked.findings += _check_length(draft, row, arguments)
     return lengths
 
 
-def _check_length(draft: Draft, place: str, arguments) -> Iterator[Finding]:
+def _check_length(draft: Draft, row: CheckedRow, arguments) -> Iterator[Finding]:
     policy, limit = arguments.length_policy, arguments.max_length
     if not draft.trained.any():
-        yield Finding("empty", place, "none of its tokens is trained")
+        yield row.finding("empty", "none of its tokens is trained")
         return
     if policy == "split":
         return
     lost = int((draft.trained & ~POLICIES[policy](draft, arguments.src_length, limit)).sum())
     if lost:
-        yield Finding(
-            "truncated", place,
+        yield row.finding(
+            "truncated",
             f"{len(draft.ids):,} tokens; length_policy={policy} with max_length {limit:,} takes {lost:,} of its "
             f"{int(draft.trained.sum()):,} trained tokens",
         )  # fmt: skip
@@ -206,6 +236,9 @@ def _check_length(draft: Draft, place: str, arguments) -> Iterator[Finding]:
 
 def _key(record: Any, without_answer: bool = False) -> Optional[tuple]:
     """What makes two records the same: roles and texts, without white space at their ends."""
+    if isinstance(record, LabelledText):
+        asked = (("text", record.text.strip()),)
+        return asked if without_answer else (*asked, ("label", record.label))
     if hasattr(record, "text"):
         return None if without_answer else (record.text.strip(),)
     conversations = conversations_of(record)
@@ -223,8 +256,19 @@ def _duplicates(rows_of: Dict[str, List[CheckedRow]]) -> Iterator[Finding]:
             if key is None:
                 continue
             if key in first:
-                yield Finding("duplicate", row.place, f"the same as {first[key]}")
+                yield row.finding("duplicate", f"the same as {first[key]}")
             first.setdefault(key, row.place)
+
+
+def _other_labels(rows_of: Dict[str, List[CheckedRow]]) -> Iterator[Finding]:
+    """Texts that can't be learnt: their rows contradict each other."""
+    for rows in rows_of.values():
+        first: Dict[tuple, CheckedRow] = {}
+        for row in rows:
+            if isinstance(row.record, LabelledText):
+                before = first.setdefault(_key(row.record, True), row)
+                if before.record.label != row.record.label:
+                    yield row.finding("other label", f"{before.place} has {before.record.label} for this text")
 
 
 def _overlap(train: Sequence[CheckedRow], dev: Sequence[CheckedRow]) -> Iterator[Finding]:
@@ -233,19 +277,6 @@ def _overlap(train: Sequence[CheckedRow], dev: Sequence[CheckedRow]) -> Iterator
     for row in train:
         key, question = _key(row.record), _key(row.record, True)
         if key is not None and key in whole:
-            yield Finding("overlap", row.place, f"is {whole[key]} of the dev data, too")
+            yield row.finding("overlap", f"is {whole[key]} of the dev data, too")
         elif question and any(text for _, text in question) and question in asked:
-            yield Finding("same prompt", row.place, f"asks what {asked[question]} of the dev data asks")
-
-
-def length_histogram(lengths: Sequence[int], num_bins: int = 12) -> List[Tuple[int, int, int]]:
-    """(from, up to and including, number of samples) of equally wide bins from the shortest to the longest."""
-    if not lengths:
-        return []
-    low, high = min(lengths), max(lengths)
-    width = max(-(-(high - low + 1) // num_bins), 1)
-    counts = [0] * num_bins
-    for length in lengths:
-        counts[(length - low) // width] += 1
-    bins = [(low + index * width, low + (index + 1) * width - 1, count) for index, count in enumerate(counts)]
-    return [one for one in bins if one[0] <= high]
+            yield row.finding("same prompt", f"asks what {asked[question]} of the dev data asks")

@@ -35,6 +35,8 @@ class ChosenTemplate:
     notes: Tuple[str, ...] = ()
     end_of_answer: str = ""
     """Text that ends an answer; generation stops there, too. "" for the tokenizer's end token."""
+    reads_clock: bool = False
+    """Whether it may write the date."""
 
     def __call__(self, conversation: Conversation) -> Rendered:
         return self.render(conversation)
@@ -65,7 +67,7 @@ def choose_template(
             "trained: every token (train_on_prompt)" if train_on_prompt else "trained: the last answer (mask_history)",
         )
     adapted = partial(_render, render=render, train_on_prompt=train_on_prompt, mask_history=mask_history)
-    return ChosenTemplate(name, adapted, notes, end)
+    return ChosenTemplate(name, adapted, notes, end, getattr(render, "reads_clock", False))
 
 
 def _render(conversation: Conversation, render: Render, train_on_prompt: bool, mask_history: bool) -> Rendered:

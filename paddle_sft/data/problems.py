@@ -29,6 +29,12 @@ class Problems:
         if self._num_shown is None or self.num <= self._num_shown:
             self._shown.append(problem)
 
+    def extend(self, others: Problems) -> None:
+        """Note what another gathered after this one."""
+        room = others.num if self._num_shown is None else max(self._num_shown - len(self._shown), 0)
+        self._shown += others.shown[:room]
+        self.num += others.num
+
     def raise_any(self, where: str) -> None:
         """Raise one DataError with all that was noted about `where`, or return if there was nothing."""
         if not self.num:

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+import os
+import re
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+from paddle_sft.arguments.mixing import names_of
 from paddle_sft.core.errors import ArgumentError, DataError
 from paddle_sft.data.formats import Layout
 from paddle_sft.data.row_values import kind_of
 from paddle_sft.data.source import SPLITS, find_files
 
 REGISTRY = "dataset_info.json"
+
+Names = Union[str, Sequence[str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class DataSource:
     split: Optional[str] = None
     """The split that all of it belongs to; None: as its files are laid out."""
     weight: float = 1.0
+    """Times that an epoch takes it, where `mixing` says nothing else."""
+    max_samples: Optional[int] = None
+    """Only its first rows."""
 
     def files(self, split: str) -> List[Path]:
         """Its files of a split, [] where it has none.
@@ -55,17 +63,19 @@ def _files_of_one_split(path: Union[str, List[str]], split: str) -> List[Path]:
     return find_files(path, "train")
 
 
-def resolve_datasets(names: Union[str, Sequence[str]], dataset_dir: Optional[str] = None) -> List[DataSource]:
+def resolve_datasets(names: Names, dataset_dir: Optional[str] = None) -> List[DataSource]:
     """The data sets called `names` ("law,self_cognition", or a list), in that order.
 
-    The registry is `dataset_info.json` of the current folder, or else of `dataset_dir`.
+    The registry is `dataset_info.json` of the current folder, or else of `dataset_dir`. An object {name: path} or
+    {name: entry} needs none: it is one, whose paths are taken from the current folder.
 
     Raises:
         DataError: no registry, one that can't be read, or an entry that can't be used.
         ArgumentError: a name that is not in it, or is given twice.
     """
-    wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
-    wanted = [name for name in wanted if name]
+    if isinstance(names, Mapping):
+        return _given_entries(names, "dataset")
+    wanted = names_of(names)
     if not wanted:
         raise ArgumentError(f"dataset is {names!r}; give names of {REGISTRY}, with commas between them")
     file = _find_registry(dataset_dir)
@@ -82,17 +92,78 @@ def resolve_datasets(names: Union[str, Sequence[str]], dataset_dir: Optional[str
             raise ArgumentError(
                 f"dataset names {name!r}, which {file} has not{hint} there: {', '.join(entries) or 'none'}"
             )
-        found.append(_source(name, entries[name], file))
+        found.append(_source(name, entries[name], str(file), file.parent))
     return found
 
 
+def resolve_dev_sets(given: Names, layout: Layout, dataset_dir: Optional[str] = None) -> List[DataSource]:
+    """The dev sets in `eval_dataset`: names of the registry, paths (called as their file or folder), or an object
+    {name: path}. The rows at a bare path look as `layout` says.
+
+    Raises:
+        DataError: neither a name nor a path, or an entry that can't be used.
+        ArgumentError: a name twice, or one that can't be part of the name of a metric.
+    """
+    if isinstance(given, Mapping):
+        found = _given_entries(given, "eval_dataset", layout)
+    else:
+        file = _look_for_registry(dataset_dir)
+        entries = _read_registry(file) if file else {}
+        wanted = (given,) if isinstance(given, str) and os.path.lexists(given) else names_of(given) or ()
+        found = [_dev_set(name, entries, file, layout) for name in wanted]
+    names = [source.name for source in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(f'eval_dataset has two sets called {name!r}; name them with {{"name": "path"}}')
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ArgumentError(
+                f"eval_dataset has a set called {name!r}, and its metrics are called eval_NAME_loss; use letters, "
+                "digits, dots, - and _"
+            )
+    return [replace(source, split="dev") for source in found]
+
+
+def _given_entries(given: Mapping[str, Any], key: str, layout: Optional[Layout] = None) -> List[DataSource]:
+    found = []
+    for name, entry in given.items():
+        if isinstance(entry, (str, list)):
+            one = _source(name, {"path": entry}, key, Path())
+            found.append(replace(one, layout=layout or Layout()))
+        else:
+            found.append(_source(name, entry, key, Path()))
+    return found
+
+
+def _dev_set(name: str, entries: Mapping[str, Any], file: Optional[Path], layout: Layout) -> DataSource:
+    if name in entries:
+        source = _source(name, entries[name], str(file), file.parent)
+        if source.split == "train":
+            raise ArgumentError(f"eval_dataset names {name!r}, which {file} calls training data; name another set")
+        return source
+    if not os.path.lexists(Path(name).expanduser()):
+        near = get_close_matches(name, list(entries), n=1)
+        hint = f", did you mean {near[0]!r}?" if near else "; write names of dataset_info.json, or paths"
+        raise DataError(f"eval_dataset has {name!r}: there is no such data set, file or folder{hint}")
+    return DataSource(Path(name).name.split(".")[0], str(Path(name).expanduser()), layout)
+
+
 def _find_registry(dataset_dir: Optional[str]) -> Path:
-    folders = [Path.cwd()] + ([Path(dataset_dir).expanduser()] if dataset_dir else [])
-    for folder in folders:
-        if (folder / REGISTRY).is_file():
-            return folder / REGISTRY
-    looked = " and ".join(str(folder) for folder in folders)
-    raise DataError(f"dataset names data sets, and there is no {REGISTRY} in {looked}; write one, or set dataset_dir")
+    file = _look_for_registry(dataset_dir)
+    if file is None:
+        looked = " and ".join(str(folder) for folder in _folders(dataset_dir))
+        raise DataError(
+            f"dataset names data sets, and there is no {REGISTRY} in {looked}; write one, or set dataset_dir"
+        )
+    return file
+
+
+def _look_for_registry(dataset_dir: Optional[str]) -> Optional[Path]:
+    files = [folder / REGISTRY for folder in _folders(dataset_dir)]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _folders(dataset_dir: Optional[str]) -> List[Path]:
+    return [Path.cwd()] + ([Path(dataset_dir).expanduser()] if dataset_dir else [])
 
 
 def _read_registry(file: Path) -> Dict[str, Any]:
@@ -105,10 +176,12 @@ def _read_registry(file: Path) -> Dict[str, Any]:
     return entries
 
 
-_KEYS = {"path": (str, list), "format": (str,), "columns": (dict,), "split": (str,), "weight": (int, float)}
+_KEYS = {"path": (str, list), "format": (str,), "columns": (dict,), "split": (str,), "weight": (int, float),
+         "max_samples": (int,)}  # fmt: skip
 
 
-def _source(name: str, entry: Any, file: Path) -> DataSource:
+def _source(name: str, entry: Any, file: str, folder: Path) -> DataSource:
+    """The entry called `name` of `file`, whose paths start at `folder`."""
     where = f"{file}: {name}"
     if not isinstance(entry, dict):
         raise DataError(f"{where} is {kind_of(entry)}, an object with a path is needed")
@@ -128,6 +201,9 @@ def _source(name: str, entry: Any, file: Path) -> DataSource:
         raise DataError(f"{where}: split is {split!r}; allowed: {', '.join(SPLITS)}")
     if not (weight > 0 and math.isfinite(weight)):
         raise DataError(f"{where}: weight is {weight}; a number above 0 is needed. To leave the set out, don't name it")
+    max_samples = entry.get("max_samples")
+    if max_samples is not None and max_samples < 1:
+        raise DataError(f"{where}: max_samples is {max_samples}; a number from 1 on is needed")
     columns = entry.get("columns", {})
     if not all(isinstance(column, str) for column in columns.values()):
         raise DataError(f"{where}: columns has a value that is no string; write {{our key: their column}}")
@@ -135,5 +211,5 @@ def _source(name: str, entry: Any, file: Path) -> DataSource:
         layout = Layout(entry.get("format"), columns)
     except ArgumentError as error:
         raise DataError(f"{where}: {error}") from None
-    placed = tuple(str(file.parent / Path(path).expanduser()) for path in listed)
-    return DataSource(name, placed if isinstance(paths, list) else placed[0], layout, split, float(weight))
+    placed = tuple(str(folder / Path(path).expanduser()) for path in listed)
+    return DataSource(name, placed if isinstance(paths, list) else placed[0], layout, split, float(weight), max_samples)

@@ -16,7 +16,8 @@ def show_sample(sample: Sample, tokenizer: Any, is_colored: bool) -> str:
     opened, closed = (_GREEN, _PLAIN) if is_colored else (_OPEN, _CLOSE)
     decode = _decoder(tokenizer)
     share = 100 * sample.num_trained / max(len(sample), 1)
-    lines = [f"{sample.place}: {len(sample):,} tokens, {sample.num_trained:,} trained ({share:.1f}%)"]
+    what = f"label {sample.label}" if sample.label else f"{sample.num_trained:,} trained ({share:.1f}%)"
+    lines = [f"{sample.place}: {len(sample):,} tokens, {what}"]
     lines.append("".join(f"{opened}{decode(ids)}{closed}" if trained else decode(ids) for ids, trained in runs(sample)))
     return "\n".join(lines)
 
@@ -41,12 +42,3 @@ def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
 def wants_color(is_terminal: bool) -> bool:
     """Color on a terminal, unless NO_COLOR is set to anything."""
     return is_terminal and not os.environ.get("NO_COLOR")
-
-
-def bars(histogram: Sequence[Tuple[int, int, int]], width: int = 40) -> List[str]:
-    """A histogram's bins as lines, the fullest `width` characters wide."""
-    most = max((count for _, _, count in histogram), default=0)
-    return [
-        f"{low:>7,} to {high:>7,}  {'#' * -(-count * width // most) if count else '':<{width}} {count:,}"
-        for low, high, count in histogram
-    ]

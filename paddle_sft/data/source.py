@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Iterator, List, Optional, Sequence, Tuple, Union
 
 from paddle_sft.core.errors import DataError
-from paddle_sft.data.json_rows import FoundRow, read_json
+from paddle_sft.data.json_rows import FoundRow, RawLine, parse_line, read_json
 from paddle_sft.data.problems import Problems
 from paddle_sft.data.table_rows import read_csv, read_parquet
 
@@ -28,6 +28,9 @@ SUFFIXES = (*(f"{kind}{packed}" for packed in ("", *PACKED) for kind in (".json"
 """Ends of the names of the files that are read, most usual first."""
 NOT_YET = (".bz2", ".xz", ".zip", ".tsv", ".arrow", ".xlsx", ".txt", ".pdf", ".docx")
 """File kinds that are refused by name rather than read as broken JSON."""
+
+_ZST_BYTES = 1 << 14
+"""Compressed bytes that are unpacked at a time: what they become may be some thousand times as much."""
 
 Row = Tuple[dict, str]
 Given = Union[str, os.PathLike, Sequence[Union[str, os.PathLike]], None]
@@ -153,37 +156,56 @@ def read_rows(
             that a kind of file needs is missing.
     """
     gathered = Problems() if problems is None else problems
-    for row, place in islice(_read_all(files, gathered), max_samples):
+    items = ((item, path) for path in files for item in read_items(path, gathered))
+    for item, path in islice(items, max_samples):
+        row, place = parse_line(item, label(path), gathered) if isinstance(item, RawLine) else item
         if row is not None:
             yield row, place
     if problems is None:
         gathered.raise_any(", ".join(str(path) for path in files))
 
 
-def _read_all(files: Sequence[Path], problems: Problems) -> Iterator[FoundRow]:
-    """Like `read_rows`, with (None, place) for a bad line, so that it counts for `max_samples`."""
-    for path in files:
-        name = f"{path.parent.name}/{path.name}" if path.parent.name in SPLITS else path.name
-        try:
-            yield from _read_file(path, name, problems)
-        except IsADirectoryError:
-            problems.add(f"{name} is a folder, a file is needed; rename or remove the folder")
-        except (EOFError, zlib.error) as error:
-            problems.add(f"{name} ends too early or is damaged ({error}); compress it again")
-        except OSError as error:  # gzip.BadGzipFile too
-            problems.add(f"{name} can't be read ({error.strerror or error}); check that it exists and its permissions")
+def label(path: Path) -> str:
+    """What a file is called in places: its name, with the split's folder if it stands there."""
+    return f"{path.parent.name}/{path.name}" if path.parent.name in SPLITS else path.name
 
 
-def _read_file(path: Path, name: str, problems: Problems) -> Iterator[FoundRow]:
+def read_items(path: Path, problems: Problems, begin: Optional[RawLine] = None) -> Iterator[Union[RawLine, FoundRow]]:
+    """The rows of one file in order: lines of JSON as they are, all others as (row or None, place).
+
+    `begin` is a line of this file that is none of a compressed one: what stands before it isn't read.
+    """
+    name = label(path)
+    try:
+        yield from _read_file(path, name, problems, begin)
+    except IsADirectoryError:
+        problems.add(f"{name} is a folder, a file is needed; rename or remove the folder")
+    except (EOFError, zlib.error) as error:
+        problems.add(f"{name} ends too early or is damaged ({error}); compress it again")
+    except OSError as error:  # gzip.BadGzipFile too
+        problems.add(f"{name} can't be read ({error.strerror or error}); check that it exists and its permissions")
+
+
+def can_begin_anywhere(path: Path) -> bool:
+    """Whether `read_items` can begin in the middle of the file."""
+    return path.suffix.lower() in (".json", ".jsonl")
+
+
+def _read_file(
+    path: Path, name: str, problems: Problems, begin: Optional[RawLine]
+) -> Iterator[Union[RawLine, FoundRow]]:
     if path.suffix.lower() == ".parquet":
         with open(path, "rb"):  # what can't be opened is told in the same words as any other file
             pass
         yield from read_parquet(path, name, problems)
         return
     kind = Path(path.stem).suffix if path.suffix.lower() in PACKED else path.suffix
-    read = read_csv if kind.lower() == ".csv" else read_json
     with open(path, "rb") as stream:
-        yield from read(_unpacked(stream, path), name, problems)
+        if kind.lower() == ".csv":
+            yield from read_csv(_unpacked(stream, path), name, problems)
+            return
+        stream.seek(begin.start if begin else 0)
+        yield from read_json(_unpacked(stream, path), name, problems, begin)
 
 
 def _unpacked(stream: BinaryIO, path: Path) -> BinaryIO:
@@ -204,18 +226,32 @@ def _unpacked_zst(stream: BinaryIO, path: Path) -> BinaryIO:
         ) from None
 
     class Reader(io.RawIOBase):
-        """zstandard's reader with its own error as the one that damaged files raise everywhere else."""
+        """The frames of a file. zstandard's own reader takes a file that was cut off for a whole one."""
 
         def __init__(self) -> None:
-            self._inner = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+            self._frame = None
+            self._ready = b""
 
         def readable(self) -> bool:
             return True
 
         def readinto(self, buffer) -> int:
-            try:
-                return self._inner.readinto(buffer)
-            except zstandard.ZstdError as error:
-                raise EOFError(str(error)) from None
+            while not self._ready:
+                begins = self._frame is None or self._frame.eof
+                packed = (self._frame.unused_data if self._frame else b"") if begins else b""
+                packed = packed or stream.read(_ZST_BYTES)
+                if begins and not packed:
+                    return 0
+                if begins:
+                    self._frame = zstandard.ZstdDecompressor().decompressobj()
+                elif not packed:
+                    raise EOFError("its last frame is cut off")
+                try:
+                    self._ready = self._frame.decompress(packed)
+                except zstandard.ZstdError as error:
+                    raise EOFError(str(error)) from None
+            taken, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+            buffer[: len(taken)] = taken
+            return len(taken)
 
-    return io.BufferedReader(Reader())
+    return io.BufferedReader(Reader(), _ZST_BYTES)

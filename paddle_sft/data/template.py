@@ -12,16 +12,14 @@ whoever made the model did.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, NamedTuple, Tuple
 
 from paddle_sft.core.errors import DataError
 from paddle_sft.core.records import Conversation
 from paddle_sft.data.dialogue import is_trained
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Text that is tokenised by itself, or a special token by its role."""
 
     text: str
@@ -34,8 +32,7 @@ class Piece:
     """Part of what the assistant says, trained or not."""
 
 
-@dataclass(frozen=True)
-class Rendered:
+class Rendered(NamedTuple):
     """A conversation as pieces. `head` stands before every turn and survives truncation; turns may be dropped whole."""
 
     head: Tuple[Piece, ...]
@@ -54,15 +51,12 @@ def render_default(conversation: Conversation) -> Rendered:
     Raises:
         DataError: the conversation has tools, which plain text can't say.
     """
-    if getattr(conversation, "tools", ()) or any(
-        getattr(turn, "extra", {}).get("tool_calls") for turn in conversation.turns
-    ):
-        raise DataError(
-            f'{conversation.place}: the row has tools, which template "default" can\'t write; set template to auto'
-        )
+    has_tools = bool(getattr(conversation, "tools", ()))
     turns = []
     pending: Tuple[Piece, ...] = ()
     for turn in conversation.turns:
+        extra = getattr(turn, "extra", None)
+        has_tools = has_tools or bool(extra and extra.get("tool_calls"))
         if turn.role == "assistant":
             trained = is_trained(turn)
             end = Piece("", trained, special="eos", answer=True)
@@ -70,6 +64,10 @@ def render_default(conversation: Conversation) -> Rendered:
             pending = ()
         else:
             pending += (Piece(turn.content, False),)
+    if has_tools:
+        raise DataError(
+            f'{conversation.place}: the row has tools, which template "default" can\'t write; set template to auto'
+        )
     if pending:  # a prompt without an answer: nothing to train, kept so that generation can use the same template
         turns.append(pending)
     return Rendered(head=(Piece("", False, special="bos"),), turns=tuple(turns))
@@ -79,7 +77,7 @@ def train_prompts(rendered: Rendered) -> Rendered:
     """Everything trained, except answers that the data keeps out of the loss (`train_on_prompt`)."""
 
     def trained(pieces: Tuple[Piece, ...]) -> Tuple[Piece, ...]:
-        return tuple(piece if piece.answer else replace(piece, trained=True) for piece in pieces)
+        return tuple(piece if piece.answer else piece._replace(trained=True) for piece in pieces)
 
     return Rendered(trained(rendered.head), tuple(trained(pieces) for pieces in rendered.turns))
 

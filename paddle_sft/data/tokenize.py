@@ -7,18 +7,17 @@ It is called with lists of texts, which is 2.6 times as fast as one by one (Padd
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from itertools import groupby
-from typing import Iterator, List, Optional, Sequence, Tuple
+from functools import cached_property, partial
+from itertools import chain, groupby
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from paddle_sft.core.errors import DataError
-from paddle_sft.core.records import Conversation, Sample
+from paddle_sft.core.records import Conversation
 from paddle_sft.data.joint import Encoded, encode_runs, find_special_tokens
-from paddle_sft.data.plain_rows import Document
 from paddle_sft.data.problems import Problems
-from paddle_sft.data.template import Piece, Render
+from paddle_sft.data.template import Piece, Render, Rendered
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,62 @@ class Draft:
     trained: np.ndarray
     turn_starts: np.ndarray
     place: str
+    label: str = ""
+    """Stage classification: as in Sample."""
+
+
+@dataclass(frozen=True)
+class DraftBlock(Sequence[Draft]):
+    """Some drafts, end to end.
+
+    Shapes: ids [T] int32, trained [T] bool, lengths [N] int64 with sum T, turn_starts [turns of all drafts] int32, each
+    counted from its own draft's begin, num_turns [N] int64.
+    """
+
+    ids: np.ndarray
+    trained: np.ndarray
+    lengths: np.ndarray
+    turn_starts: np.ndarray
+    num_turns: np.ndarray
+    places: List[str]
+    labels: Sequence[str] = ()
+    """One a draft, or none at all."""
+
+    @classmethod
+    def of(cls, drafts: Sequence[Draft]) -> DraftBlock:
+        """The same drafts."""
+        return cls(
+            np.concatenate([np.empty(0, np.int32), *(draft.ids for draft in drafts)]),
+            np.concatenate([np.empty(0, bool), *(draft.trained for draft in drafts)]),
+            np.array([len(draft.ids) for draft in drafts], dtype=np.int64),
+            np.concatenate([np.empty(0, np.int32), *(draft.turn_starts for draft in drafts)]),
+            np.array([len(draft.turn_starts) for draft in drafts], dtype=np.int64),
+            [draft.place for draft in drafts],
+            [draft.label for draft in drafts] if any(draft.label for draft in drafts) else (),
+        )
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """[N] int64: where each draft begins in `ids`."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @cached_property
+    def _first_turns(self) -> np.ndarray:
+        return np.cumsum(self.num_turns) - self.num_turns
+
+    def __getitem__(self, index: int) -> Draft:  # type: ignore[override]
+        """The draft at `index`, as views; slices are not known."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"draft {index} of {len(self)}")
+        index %= len(self)
+        start, turn = int(self.starts[index]), int(self._first_turns[index])
+        end = start + int(self.lengths[index])
+        turns = self.turn_starts[turn : turn + int(self.num_turns[index])]
+        label = self.labels[index] if self.labels else ""
+        return Draft(self.ids[start:end], self.trained[start:end], turns, self.places[index], label)
 
 
 @dataclass(frozen=True)
@@ -86,113 +141,93 @@ def tokenize_conversations(
     render: Render,
     specials: Specials,
     tokenizer,
-) -> List[Draft]:
+) -> DraftBlock:
     """One Draft for each conversation, in order.
 
     Raises:
         DataError: all conversations that the template can't write.
     """
-    groups = _render_all(conversations, render)
+    problems = Problems()
+    rendered = [render_or_note(conversation, render, problems) for conversation in conversations]
+    problems.raise_any("the template")
+    return tokenize_rendered(rendered, [one.place for one in conversations], specials, tokenizer)
+
+
+def render_or_note(conversation: Conversation, render: Render, problems: Problems) -> Optional[Rendered]:
+    """The conversation as the template writes it; None, and a problem noted, where it can't."""
+    try:
+        return render(conversation)
+    except DataError as error:
+        problems.add(str(error))
+        return None
+
+
+def tokenize_rendered(rendered: Sequence[Rendered], places: Sequence[str], specials: Specials, tokenizer) -> DraftBlock:
+    """One Draft for each rendered conversation, in order."""
+    groups: List[_Group] = [(one.head,) + one.turns for one in rendered]
     pieces = [piece for group in groups for part in group for piece in part]
-    found = iter(_encode_pieces(pieces, groups, specials, tokenizer))
-    return [_draft(conversation, group, found) for conversation, group in zip(conversations, groups)]
+    own, overlaps = _encode_pieces(pieces, groups, specials, tokenizer)
+    sizes = np.fromiter(map(len, own), dtype=np.int64, count=len(own))
+    ids = np.fromiter(chain.from_iterable(own), dtype=np.int32, count=int(sizes.sum()))
+    trained = np.repeat(np.fromiter((piece.trained for piece in pieces), dtype=bool, count=len(pieces)), sizes)
+    piece_starts = np.append(0, np.cumsum(sizes))
+    for number, overlap in overlaps.items():
+        if pieces[number].trained:  # a token with a trained character is trained
+            trained[piece_starts[number] - overlap : piece_starts[number]] = True
+    num_parts = [len(part) for group in groups for part in group]
+    part_starts = np.append(0, np.cumsum(num_parts, dtype=np.int64))[:-1]  # in pieces
+    turn_starts = piece_starts[part_starts] - [overlaps.get(number, 0) for number in part_starts.tolist()]
+    heads = np.cumsum([0] + [len(group) for group in groups], dtype=np.int64)
+    starts = piece_starts[np.append(part_starts, len(pieces))[heads]]
+    num_turns = np.diff(heads) - 1
+    turn_starts = np.delete(turn_starts, heads[:-1]) - np.repeat(starts[:-1], num_turns)
+    return DraftBlock(ids, trained, np.diff(starts), turn_starts.astype(np.int32), num_turns, list(places))
 
 
 _Group = Tuple[Tuple[Piece, ...], ...]
 """The pieces of a conversation: head, turn, turn, ..."""
 
 
-def _render_all(conversations: Sequence[Conversation], render: Render) -> List[_Group]:
-    problems = Problems()
-    groups: List[_Group] = []
-    for conversation in conversations:
-        try:
-            one = render(conversation)
-        except DataError as error:
-            problems.add(str(error))
-            continue
-        groups.append((one.head,) + one.turns)
-    problems.raise_any("the template")
-    return groups
-
-
 def _encode_pieces(
     pieces: Sequence[Piece], groups: Sequence[_Group], specials: Specials, tokenizer
-) -> Iterator[Tuple[List[int], int]]:
-    """(ids, overlap) of each piece in order; the first `overlap` of them belong to the piece before, too."""
-    texts = [piece.text for piece in pieces if not piece.special and not piece.run]
-    ids_of_text = iter(tokenize_texts(texts, tokenizer))
-    runs = [run for group in groups for run in _runs(group)]
-    encoded: Iterator[Encoded] = iter(())
-    if runs:
-        encode = partial(tokenize_texts, tokenizer=tokenizer)
-        encoded = iter(encode_runs(runs, find_special_tokens(tokenizer), encode))
+) -> Tuple[List[Sequence[int]], Dict[int, int]]:
+    """(ids of each piece that the piece before hasn't, number of a piece -> how many it shares with that one)."""
+    ids_of_text = iter(
+        tokenize_texts([piece.text for piece in pieces if not piece.special and not piece.run], tokenizer)
+    )
+    encoded = _encode_runs(pieces, groups, tokenizer)
+    own: List[Sequence[int]] = []
+    overlaps: Dict[int, int] = {}
     for group in groups:
         current = 0
-        for piece in (piece for part in group for piece in part):
+        for piece in chain.from_iterable(group):
             if piece.special:
-                yield list(specials.ids_of(piece.special)), 0
+                own.append(specials.ids_of(piece.special))
             elif not piece.run:
-                yield next(ids_of_text), 0
+                own.append(next(ids_of_text))
             else:
                 if piece.run != current:
                     one = next(encoded)
                     spans, position = iter(one.spans), 0
                 start, end = next(spans)
-                yield one.ids[start:end], position - start
+                if position > start:
+                    overlaps[len(own)] = position - start
+                own.append(one.ids[max(position, start) : end])
                 position = max(position, end)
             current = piece.run
+    return own, overlaps
+
+
+def _encode_runs(pieces: Sequence[Piece], groups: Sequence[_Group], tokenizer) -> Iterator[Encoded]:
+    if not any(piece.run for piece in pieces):
+        return iter(())
+    runs = [run for group in groups for run in _runs(group)]
+    if hasattr(tokenizer, "encode_pieces"):  # it knows where its tokens stand, so once is enough
+        return (Encoded(ids, spans) for ids, spans in tokenizer.encode_pieces(runs))
+    return iter(encode_runs(runs, find_special_tokens(tokenizer), partial(tokenize_texts, tokenizer=tokenizer)))
 
 
 def _runs(group: _Group) -> List[List[str]]:
     """Texts of the pieces of each run."""
-    pieces = [piece for part in group for piece in part]
+    pieces = chain.from_iterable(group)
     return [[piece.text for piece in same] for run, same in groupby(pieces, key=lambda piece: piece.run) if run]
-
-
-def _draft(conversation: Conversation, group: _Group, found: Iterator[Tuple[List[int], int]]) -> Draft:
-    ids: List[int] = []
-    trained: List[bool] = []
-    starts: List[int] = []
-    for pieces in group:
-        starts.append(len(ids))
-        for number, piece in enumerate(pieces):
-            own, overlap = next(found)
-            if overlap and piece.trained:
-                trained[len(trained) - overlap :] = [True] * overlap  # a token with a trained character is trained
-            if overlap and not number:
-                starts[-1] -= overlap
-            ids.extend(own[overlap:])
-            trained.extend([piece.trained] * (len(own) - overlap))
-    return Draft(
-        np.array(ids, dtype=np.int32),
-        np.array(trained, dtype=bool),
-        np.array(starts[1:], dtype=np.int32),  # starts[0] is the head's
-        conversation.place,
-    )
-
-
-def tokenize_documents(documents: Sequence[Document], specials: Specials, tokenizer) -> List[np.ndarray]:
-    """Ids [T] int32 of each document between its begin token (if the tokenizer adds one) and its end token."""
-    found = tokenize_texts([document.text for document in documents], tokenizer)
-    return [np.array([*specials.bos, *ids, *specials.eos], dtype=np.int32) for ids in found]
-
-
-def cut_blocks(documents: Sequence[np.ndarray], places: Sequence[str], max_length: int) -> List[Sample]:
-    """Join the documents in order and cut the stream every `max_length` tokens; every token is trained.
-
-    Documents run on from block to block, nothing is padded. The last block is shorter; a single token left over is no
-    block, for there is nothing to predict from it (the length report counts it). The place of a block is that of the
-    document it begins in. Arrays are views of one stream.
-    """
-    if not documents:
-        return []
-    stream = np.concatenate(documents)
-    ends = np.cumsum([len(document) for document in documents])
-    trained = np.ones(max_length, dtype=bool)
-    blocks = []
-    for start in range(0, len(stream) - 1, max_length):
-        ids = stream[start : start + max_length]
-        place = places[int(np.searchsorted(ends, start, side="right"))]
-        blocks.append(Sample(ids, trained[: len(ids)], place))
-    return blocks

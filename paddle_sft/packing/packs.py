@@ -71,7 +71,7 @@ def gather(row_of_sample: np.ndarray, num_rows: int, order: np.ndarray) -> Packs
     return Packs(indices, offsets)
 
 
-def permutation(size: int, seed: int, draw: int) -> np.ndarray:
+def permutation(size: int, seed: int, *draw: int) -> np.ndarray:
     """A random permutation [size] int64 that is the same on every platform and for every NumPy.
 
     NumPy may change what Generator.permutation returns for a seed; the raw stream of PCG64 stays.
@@ -82,5 +82,5 @@ def permutation(size: int, seed: int, draw: int) -> np.ndarray:
     """
     if seed < 0:
         raise ValueError(f"the seed of a packing must be 0 or more, got {seed}")
-    stream = np.random.PCG64(np.random.SeedSequence([seed, draw]))
+    stream = np.random.PCG64(np.random.SeedSequence([seed, *draw]))
     return np.argsort(stream.random_raw(size), kind="stable")

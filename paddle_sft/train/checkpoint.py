@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Tuple
 
 from paddle_sft.core.atomic import atomic_folder, damage, write_json
 from paddle_sft.core.errors import CheckpointError
 from paddle_sft.core.log import get_logger
-from paddle_sft.core.records import Sample
 from paddle_sft.core.tensorfile import TensorFile, write_arrays
-from paddle_sft.packing.packs import Packs
-from paddle_sft.train.plan import StepPlan
 
 OPTIMIZER = "optimizer.safetensors"
 RUN_STATE = "run_state.json"
@@ -36,33 +32,30 @@ class Progress:
     num_trained: int = 0
     interval_loss_sum: float = 0.0
     interval_num_trained: int = 0
-    num_tokens: int = 0
+    num_input_tokens_seen: int = 0
     seconds: float = 0.0
     log_history: List[Dict[str, float]] = field(default_factory=list)
     best_metric: Optional[float] = None
     best_checkpoint: Optional[str] = None
     """Folder name of the best checkpoint inside output_dir."""
+    tokens_by_source: Dict[str, int] = field(default_factory=dict)
+    """Tokens that each named source gave."""
 
 
-def describe_run(plan: StepPlan, samples: Sequence[Sample], packs: Optional[Packs] = None) -> Dict[str, Any]:
-    """What must be the same on resume for the data order to go on: anything else would silently be another run."""
-    digest = 0
-    for sample in samples:
-        digest = zlib.crc32(sample.ids.tobytes(), zlib.crc32(sample.trained.tobytes(), digest))
-    if packs is not None:
-        digest = zlib.crc32(packs.offsets.tobytes(), zlib.crc32(packs.indices.tobytes(), digest))
-    return {
-        "num_samples": plan.num_samples,
-        "samples_per_step": plan.rows_per_step,
-        "seed": plan.seed,
-        "shuffle": plan.shuffle,
-        "dataloader_drop_last": plan.drop_last,
-        "data_crc32": f"{digest:08x}",
-    }
+@dataclass(frozen=True)
+class RunState:
+    """What run_state.json holds: where the run is, beside its weights and its progress."""
+
+    run: Dict[str, Any]
+    """What must be the same on resume."""
+    schedule: Dict[str, Any]
+    """The learning rate's."""
+    feed: Dict[str, Any] = field(default_factory=dict)
+    """The place in data that is read while training."""
 
 
 def save_checkpoint(
-    folder: Path, weights: Any, optimizer_state: Dict[str, Any], schedule: Dict[str, Any], progress: Progress, run: dict
+    folder: Path, weights: Any, optimizer_state: Dict[str, Any], state: RunState, progress: Progress
 ) -> None:
     """Write a checkpoint folder.
 
@@ -73,7 +66,7 @@ def save_checkpoint(
         with atomic_folder(folder) as beside:
             weights.write(beside)
             write_arrays(beside / OPTIMIZER, optimizer_state)
-            write_json(beside / RUN_STATE, {"run": run, "schedule": schedule})
+            write_json(beside / RUN_STATE, asdict(state))
             write_json(beside / TRAINER_STATE, asdict(progress))
     except OSError as error:
         good = last_good(folder.parent)
@@ -119,17 +112,15 @@ def require_good(folder: Path) -> Path:
     return folder
 
 
-def read_progress(folder: Path, run: Dict[str, Any]) -> tuple:
-    """(Progress, schedule state) of a checkpoint.
+def read_progress(folder: Path, run: Dict[str, Any]) -> Tuple[Progress, RunState]:
+    """Where a checkpoint stands, if it is one of `run`.
 
     Raises:
         CheckpointError: the data, the batch or what is trained changed since: going on would be another run.
     """
-    saved = json.loads((Path(folder) / RUN_STATE).read_text(encoding="utf-8"))
+    saved = RunState(**json.loads((Path(folder) / RUN_STATE).read_text(encoding="utf-8")))
     changed = [
-        f"{key} was {saved['run'].get(key)!r}, now {value!r}"
-        for key, value in run.items()
-        if saved["run"].get(key) != value
+        f"{key} was {saved.run.get(key)!r}, now {value!r}" for key, value in run.items() if saved.run.get(key) != value
     ]
     if changed:
         raise CheckpointError(
@@ -137,7 +128,7 @@ def read_progress(folder: Path, run: Dict[str, Any]) -> tuple:
             "afresh with another output_dir or overwrite_output_dir true"
         )
     progress = Progress(**json.loads((Path(folder) / TRAINER_STATE).read_text(encoding="utf-8")))
-    return progress, saved["schedule"]
+    return progress, saved
 
 
 def optimizer_file(folder: Path) -> TensorFile:

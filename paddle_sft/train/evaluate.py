@@ -1,64 +1,81 @@
-"""Loss, perplexity and token accuracy over a set of samples, weighted by trained tokens."""
+"""Metrics over a set of samples, added up batch by batch and over ranks."""
 
 from __future__ import annotations
 
-import math
 import time
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
-import numpy as np
 import paddle
 from tqdm import tqdm
 
-from paddle_sft.core.log import num_ranks, rank
+from paddle_sft.core.log import get_logger, num_ranks, rank
 from paddle_sft.core.records import Sample
 from paddle_sft.data.collate import collate
-from paddle_sft.losses.supervised import token_statistics
+
+DevSets = Mapping[str, Sequence[Sample]]
+"""Name -> samples. The only dev set of a run has no name."""
 
 
-def evaluate_samples(
+def evaluate_sets(
     forward: Callable[[paddle.Tensor], paddle.Tensor],
-    samples: Sequence[Sample],
+    sets: DevSets,
     rows: int,
     fill: int,
+    make_meter: Callable[[], Any],
     prefix: str = "eval",
 ) -> Dict[str, float]:
-    """Evaluate over all ranks; each metric is over every trained token, so it doesn't depend on how rows are batched.
+    """Evaluate over all ranks; sums are over all samples, so no metric depends on how rows are batched.
 
     Args:
-        forward: input_ids [B, T] -> logits [B, T, V], without gradients.
-        rows: samples of one forward pass. They are sorted by length first, which saves padding and changes no sum.
+        forward: input_ids [B, T] -> what the meter reads, without gradients.
+        sets: of each that has a name the metrics are given by themselves, as PREFIX_NAME_loss.
+        rows: samples of one forward pass.
+        make_meter: makes a fresh one of the stage; its sums become the metrics, its lines go to the log.
     """
     begin = time.time()
-    order = sorted(range(len(samples)), key=lambda index: (len(samples[index]), index))
-    batches = [order[start : start + rows] for start in range(0, len(order), rows)][rank() :: num_ranks()]
-    totals = np.zeros(3, dtype=np.float64)
-    with paddle.no_grad():
-        for batch in _with_bar(batches):
-            rows_of_batch = collate([samples[index] for index in batch], fill)
-            logits = forward(paddle.to_tensor(rows_of_batch.input_ids))
-            totals += token_statistics(logits, paddle.to_tensor(rows_of_batch.labels))
-    loss_sum, num_trained, hits = _over_ranks(totals)
-    loss = loss_sum / num_trained
+    whole = make_meter()
+    num_samples = sum(map(len, sets.values()))
+    metrics: Dict[str, float] = {}
+    for name, samples in sets.items():
+        meter = _measure(forward, samples, rows, fill, make_meter(), f"evaluating {name}".rstrip())
+        whole.totals = whole.totals + meter.totals
+        if name:
+            metrics.update(_named(f"{prefix}_{name}", meter, len(samples)))
     seconds = time.time() - begin
+    lines = whole.lines(num_samples)
+    if lines and rank() == 0:
+        get_logger().info("%s", "\n".join(lines))
     return {
-        f"{prefix}_loss": loss,
-        f"{prefix}_perplexity": math.exp(min(loss, 700.0)),
-        f"{prefix}_accuracy": hits / num_trained,
-        f"{prefix}_samples": len(samples),
-        f"{prefix}_tokens": int(num_trained),
+        **_named(prefix, whole, num_samples),
+        **metrics,
         f"{prefix}_runtime": round(seconds, 3),
-        f"{prefix}_samples_per_second": round(len(samples) / seconds, 3),
+        f"{prefix}_samples_per_second": round(num_samples / seconds, 3),
     }
 
 
-def _with_bar(batches: List[List[int]]) -> Any:
-    return tqdm(batches, desc="evaluating", leave=False, disable=rank() != 0, mininterval=1.0)
+def _named(prefix: str, meter: Any, num_samples: int) -> Dict[str, float]:
+    found = {f"{prefix}_{name}": value for name, value in meter.metrics(num_samples).items()}
+    return {**found, f"{prefix}_samples": num_samples}
 
 
-def _over_ranks(totals: np.ndarray) -> np.ndarray:
-    if num_ranks() == 1:
-        return totals
-    tensor = paddle.to_tensor(totals)
-    paddle.distributed.all_reduce(tensor)
-    return tensor.numpy()
+def _measure(forward: Callable, samples: Sequence[Sample], rows: int, fill: int, meter: Any, title: str) -> Any:
+    """The meter after all samples, over all ranks. Sorted by length first, which saves padding and changes no sum."""
+    order = sorted(range(len(samples)), key=lambda index: (len(samples[index]), index))
+    batches = [order[start : start + rows] for start in range(0, len(order), rows)][rank() :: num_ranks()]
+    with paddle.no_grad():
+        for batch in _with_bar(batches, title):
+            rows_of_batch = collate([samples[index] for index in batch], fill)
+            meter.add(forward(paddle.to_tensor(rows_of_batch.input_ids)), rows_of_batch)
+    _add_over_ranks(meter)
+    return meter
+
+
+def _with_bar(batches: List[List[int]], title: str) -> Any:
+    return tqdm(batches, desc=title, leave=False, disable=rank() != 0, mininterval=1.0)
+
+
+def _add_over_ranks(meter: Any) -> None:
+    if num_ranks() > 1:
+        totals = paddle.to_tensor(meter.totals)
+        paddle.distributed.all_reduce(totals)
+        meter.totals = totals.numpy()

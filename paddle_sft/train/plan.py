@@ -1,8 +1,7 @@
-"""Which samples every optimizer step sees: a function of the seed and the step alone, so resuming needs no state."""
+"""How rows become optimizer steps, micro-batches and ranks, and in which order: functions of seed and epoch alone."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import List
@@ -11,22 +10,17 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class StepPlan:
-    """Cuts a data set into epochs, optimizer steps, micro-batches and ranks.
+class StepShape:
+    """Cuts the rows of an epoch into optimizer steps.
 
-    A step holds the same samples for any number of ranks as long as rows * accumulation * ranks stays the same. The
-    last step of an epoch is shorter rather than dropped or filled with samples of the next epoch.
+    A step holds the same rows for any number of ranks as long as rows * accumulation * ranks stays the same. The last
+    step of an epoch is shorter rather than dropped or filled with rows of the next epoch.
     """
 
-    num_samples: int
     rows: int
-    """Samples of one forward pass on one rank (per_device_train_batch_size)."""
+    """Rows of one forward pass on one rank (per_device_train_batch_size)."""
     accumulation: int
     ranks: int
-    num_epochs: float
-    max_steps: int
-    seed: int
-    shuffle: bool = True
     drop_last: bool = False
 
     @property
@@ -34,39 +28,31 @@ class StepPlan:
         """The effective batch size."""
         return self.rows * self.accumulation * self.ranks
 
-    @property
-    def steps_per_epoch(self) -> int:
-        whole = self.num_samples // self.rows_per_step
+    def num_steps(self, num_rows: int) -> int:
+        """Optimizer steps of an epoch of so many rows."""
+        whole = num_rows // self.rows_per_step
         if self.drop_last:
             return max(1, whole)
-        return whole + (self.num_samples % self.rows_per_step > 0)
+        return whole + (num_rows % self.rows_per_step > 0)
 
-    @property
-    def num_steps(self) -> int:
-        """Optimizer steps of the whole run; max_steps wins over the number of epochs."""
-        return self.max_steps if self.max_steps > 0 else math.ceil(self.num_epochs * self.steps_per_epoch)
+    def of_step(self, step: int) -> slice:
+        """The places of the rows of the epoch's step `step` (from 0), over all ranks."""
+        return slice(step * self.rows_per_step, (step + 1) * self.rows_per_step)
 
-    def indices(self, step: int) -> np.ndarray:
-        """Samples of optimizer step `step` (from 0), over all ranks, in order."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        begin = within * self.rows_per_step
-        return self._order(epoch)[begin : begin + self.rows_per_step]
+    def micro_batches(self, num_rows: int, rank: int) -> List[np.ndarray]:
+        """Places, within a step of `num_rows`, of the rows of each forward pass of one rank.
 
-    def micro_batches(self, step: int, rank: int) -> List[np.ndarray]:
-        """The forward passes of one rank in one step. At the end of an epoch some may be shorter or empty."""
-        indices = self.indices(step)
+        At the end of an epoch some may be shorter or empty.
+        """
         width = self.rows * self.ranks
-        chunks = [indices[begin : begin + width] for begin in range(0, len(indices), width)]
+        chunks = [np.arange(begin, min(begin + width, num_rows)) for begin in range(0, num_rows, width)]
         return [np.array_split(chunk, self.ranks)[rank] for chunk in chunks]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return _shuffled(self.num_samples, self.seed, epoch) if self.shuffle else np.arange(self.num_samples)
 
 
 @lru_cache(maxsize=2)
-def _shuffled(num_samples: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch, kept: every step of it asks twice, and drawing it is O(num_samples)."""
-    order = np.random.default_rng([seed, epoch]).permutation(num_samples)
+def row_order(num_rows: int, seed: int, stage: int, epoch: int) -> np.ndarray:
+    """The shuffled order of an epoch's rows, kept: every step of it asks, and drawing it is O(num_rows)."""
+    order = np.random.default_rng([seed, epoch, stage] if stage else [seed, epoch]).permutation(num_rows)
     order.flags.writeable = False  # shared by all who ask
     return order
 

@@ -9,9 +9,8 @@ from typing import Any, Dict
 import paddle
 from paddle import nn
 
-from paddle_sft.adapters.state import ADAPTER_WEIGHTS, fill_adapter, save_adapter
+from paddle_sft.adapters.state import ADAPTER_WEIGHTS, fill_adapter, read_adapter, save_adapter
 from paddle_sft.core.errors import CheckpointError
-from paddle_sft.core.tensorfile import TensorFile
 from paddle_sft.models.hub import assign, unique_parameters
 from paddle_sft.models.tokenizers import copy_tokenizer
 from paddle_sft.models.weights import ModelWeights
@@ -27,7 +26,7 @@ class FullWeights:
 
     def describe(self) -> Dict[str, Any]:
         """What of it must be the same on resume."""
-        return {"trained": "every weight"}
+        return {"trained": "every weight", **_describe_model(self.model)}
 
     def write(self, folder: Path) -> None:
         write_model(folder, self.model, "paddle")
@@ -54,7 +53,8 @@ class AdapterWeights:
         """What of it must be the same on resume."""
         config = asdict(self.config)
         targets = sorted(dict.fromkeys(path.rsplit(".", 1)[-1] for path in config.pop("target_modules")))
-        return {"trained": self.method, **config, "targets": targets, "num_targets": len(self.config.target_modules)}
+        num = len(self.config.target_modules)
+        return {"trained": self.method, **config, "targets": targets, "num_targets": num, **_describe_model(self.model)}
 
     def write(self, folder: Path) -> None:
         save_adapter(folder, self.model, self.method, self.config)
@@ -63,7 +63,13 @@ class AdapterWeights:
     def read(self, folder: Path) -> None:
         if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
             raise CheckpointError(f"{folder} lacks {ADAPTER_WEIGHTS}: it was made by a run without lora")
-        fill_adapter(self.model, TensorFile(Path(folder) / ADAPTER_WEIGHTS))
+        fill_adapter(self.model, read_adapter(folder))
+
+
+def _describe_model(model: nn.Layer) -> Dict[str, Any]:
+    classes, rows = getattr(model, "classes", None), getattr(model, "new_rows", None)
+    found: Dict[str, Any] = {} if classes is None else {"classes": list(classes.names)}
+    return {**found, **({} if rows is None else {"new_rows": [rows.first, rows.end]})}
 
 
 def trainable_parameters(model: nn.Layer) -> Dict[str, paddle.Tensor]:

@@ -108,8 +108,8 @@ def test_only_more_accuracy_is_better(load, metric, greater):
         ({"metric_for_best_model": "accuracy"}, "metric_for_best_model",
          "not used: load_best_model_at_end and early_stopping are off"),
         ({"stage": "pretrain", "src_length": 5}, "src_length",
-         "not used: stage pretrain joins all text and cuts it into blocks of max_length"),
-        ({"overwrite_cache": True}, "overwrite_cache", "holds anyway: nothing is cached between runs"),
+         "not used: stage pretrain has no prompts, and cuts text every max_length tokens"),
+        ({"overwrite_cache": True, "data_cache_dir": "none"}, "overwrite_cache", "holds anyway: data_cache_dir is none"),
     ],
 )  # fmt: skip
 def test_a_value_that_has_no_effect_stays_as_written_and_is_shown(load, changes, name, why):

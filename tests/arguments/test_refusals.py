@@ -45,7 +45,7 @@ def test_it_says_what_to_do_instead_in_a_sentence(key):
     "name",
     "vera lokr reft rslora lora_plus_scale pissa lora_use_mixer flash_mask "
     "use_flash_attention use_long_sequence_strategies strategy_type strategy_name rope_scaling_factor "
-    "weight_quantize_algo use_pose_convert lazy eval_with_do_generation tensor_parallel_degree "
+    "weight_quantize_algo eval_with_do_generation tensor_parallel_degree "
     "pipeline_parallel_degree sharding_parallel_degree sep_parallel_degree sharding sequence_parallel push_to_hub "
     "trust_remote_code use_liger spectrum_config_path lora_modules_to_save "
     "skip_data_intervals to_static minimum_eval_times vera_rank lokr_rank layers position intervention_type rank "
@@ -76,7 +76,8 @@ def test_true_is_not_one_and_zero_is_not_false(problems):
 
 @pytest.mark.parametrize("stage", ["rm", "ppo", "dpo", "kto"])
 def test_a_stage_that_is_not_built_is_refused_by_name(problems, stage):
-    assert problems({"stage": stage}) == [f"stage '{stage}' is not available yet; the stages are sft and pretrain"]
+    there = "sft, pretrain and classification"
+    assert problems({"stage": stage}) == [f"stage '{stage}' is not available yet; the stages are {there}"]
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,16 @@ from paddle_sft.arguments.values import members_of
 CATALOGUE = finetune_catalogue()
 AVAILABLE_ALIASES = sorted(alias for alias, name in CATALOGUE.aliases.items() if CATALOGUE.keys[name].available)
 OTHER_ALIASES = sorted(alias for alias, name in CATALOGUE.aliases.items() if not CATALOGUE.keys[name].available)
+BESIDE = {"mixing": {"dataset": ["law", "chat"]}, "lazy": {"max_steps": 4}}
+"""What a key needs beside it."""
 SAMPLES = {bool: True, int: 4, float: 0.5, str: "text"}
 
 
 def sample_of(name: str):
     """A value other than the default that the key accepts."""
     special = {"dtype": "float32", "lora_target_modules": ["q_proj"], "evaluation_strategy": "epoch"}
+    special["mixing"] = [0.25, 0.75]
+    special["new_special_tokens"] = ["<a>", "<b>"]
     key = CATALOGUE.keys[name]
     if name in special:
         return special[name]
@@ -30,7 +34,7 @@ def value_of(arguments, name: str):
 def test_every_alias_sets_its_key_from_a_file(load, alias):
     name = CATALOGUE.aliases[alias]
     wanted = sample_of(name)
-    changes = {name: ..., alias: wanted, "lora": True, "src_length": 2}
+    changes = {name: ..., alias: wanted, "lora": True, "src_length": 2, **BESIDE.get(name, {})}
     arguments = load(changes)
     assert value_of(arguments, name) == wanted
     assert name in arguments.given and alias not in arguments.given
@@ -40,8 +44,8 @@ def test_every_alias_sets_its_key_from_a_file(load, alias):
 def test_every_alias_sets_its_key_from_the_command_line(load, alias):
     name = CATALOGUE.aliases[alias]
     wanted = sample_of(name)
-    word = ",".join(wanted) if isinstance(wanted, list) else str(wanted)
-    arguments = load({"lora": True, "src_length": 2}, f"--{alias}", word)
+    word = ",".join(map(str, wanted)) if isinstance(wanted, list) else str(wanted)
+    arguments = load({"lora": True, "src_length": 2, **BESIDE.get(name, {})}, f"--{alias}", word)
     assert value_of(arguments, name) == wanted
     assert arguments.sources[name] == "command line"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
 import pytest
 
 from paddle_sft.arguments.values import members_of, read_value, read_words
 
 TextOrList = Optional[Union[str, List[str]]]
+Objects = Union[str, Dict[str, Any], None]
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,10 @@ TextOrList = Optional[Union[str, List[str]]]
         (True, Optional[Union[bool, str]], True),
         ("path", Optional[Union[bool, str]], "path"),
         ([[1, 2]], Optional[List[List[int]]], [[1, 2]]),
+        ("0.7,3e-1", List[float], [0.7, 0.3]),
+        ({"a": {"b": 1}}, Objects, {"a": {"b": 1}}),
+        ([{"a": 1}], Optional[List[Dict[str, Any]]], [{"a": 1}]),
+        ("a", Objects, "a"),
     ],
 )
 def test_a_value_of_the_right_type_is_read_as_that_type(value, hint, expected):
@@ -64,6 +69,10 @@ def test_the_order_of_a_union_does_not_matter():
         ({"a": 1}, str, 'must be text, got {"a": 1}'),
         ([1], List[str], "must be a list, got [1]"),
         ([], str, "must be text, got []"),
+        ("0.7,many", List[float], 'must be a list, got "0.7,many"'),
+        ([1], Dict[str, Any], "must be an object, got [1]"),
+        ({"a": 1}, Dict[str, str], 'must be an object, got {"a": 1}'),
+        (["a"], List[Dict[str, Any]], 'must be a list, got ["a"]'),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_what_to_write(value, hint, message):
@@ -94,6 +103,10 @@ def test_a_value_of_another_type_is_refused_with_what_to_write(value, hint, mess
         (['["a"]'], TextOrList, '["a"]'),
         (["Hello, you"], TextOrList, "Hello, you"),
         (["one", "two"], TextOrList, ["one", "two"]),
+        (["0.7,0.3"], Optional[List[float]], [0.7, 0.3]),
+        (['{"a": [1]}'], Objects, {"a": [1]}),
+        (["{a}"], Objects, "{a}"),
+        (['[{"a": 1}]'], Optional[List[Dict[str, Any]]], [{"a": 1}]),
     ],
 )
 def test_words_of_a_command_line_are_read_as_the_type_of_their_key(words, hint, expected):

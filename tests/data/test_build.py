@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from paddle_sft.core.errors import ArgumentError, DataError
 from paddle_sft.core.records import IGNORED
+from paddle_sft.data import chunks
 from paddle_sft.data.build import build_samples
 from paddle_sft.data.collate import collate
 
@@ -70,18 +70,153 @@ def test_bad_lines_and_bad_rows_of_all_files_are_said_at_once_in_order(write, ar
     assert len(lines) == 4 and all(words in line for words, line in zip(expected, lines))
 
 
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """So that a few rows make several chunks."""
+    monkeypatch.setattr(chunks, "NUM_ROWS", 3)
+
+
+def content_of(built):
+    return [(one.ids.tolist(), one.trained.tolist(), one.place) for one in built.samples]
+
+
+@pytest.mark.parametrize("packing", ["none", "best_fit"])
 @pytest.mark.parametrize("stage", ["sft", "pretrain"])
-def test_the_number_of_workers_changes_nothing(write, arguments, tokenizer, stage):
-    write("train.json", [{"src": "s" * (number % 7), "tgt": f"answer {number}"} for number in range(1500)])
-    one, two = (
-        build_samples(arguments(preprocessing_num_workers=number, max_length=14), tokenizer, "train", stage)
-        for number in (1, 2)
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 100])
+def test_the_number_of_workers_changes_nothing(write, arguments, tokenizer, small_chunks, stage, packing, num_rows):
+    """Also where there are more of them than chunks, or rows."""
+    write("train/a.json", [{"src": "s" * (number % 7), "tgt": f"answer {number}"} for number in range(num_rows)])
+    write("train/b.json", [{"src": "the last", "tgt": "row"}])
+    given = dict(max_length=14, packing=packing)
+    one, more = (
+        build_samples(arguments(preprocessing_num_workers=number, **given), tokenizer, "train", stage)
+        for number in (1, 5)
     )
-    assert one.report == two.report and len(one) == len(two) > 0
-    for left, right in zip(one.samples, two.samples):
-        assert left.place == right.place
-        np.testing.assert_array_equal(left.ids, right.ids)
-        np.testing.assert_array_equal(left.trained, right.trained)
+    assert one.lines() == more.lines() and len(one) > num_rows / 2
+    assert content_of(one) == content_of(more)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_empty_file_is_refused_whatever_the_others_hold(write, arguments, tokenizer, number):
+    write("train/a.json", [{"src": "a", "tgt": "b"}])
+    write("train/b.json", b"\n")
+    with pytest.raises(DataError, match="train/b.json is empty"):
+        build_samples(arguments(preprocessing_num_workers=number), tokenizer, "train", "sft")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_rows_that_are_too_long_are_all_named_over_all_chunks(write, arguments, tokenizer, small_chunks, number):
+    write("train.json", [{"src": "a" * (20 if line in (2, 9) else 1), "tgt": "b"} for line in range(1, 12)])
+    given = dict(preprocessing_num_workers=number, length_policy="error", max_length=15)
+    with pytest.raises(DataError, match="longer than max_length 15.*: 2 problems") as error:
+        build_samples(arguments(**given), tokenizer, "train", "sft")
+    assert [line for line in range(1, 12) if f"line {line}: 23 tokens" in str(error.value)] == [2, 9]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_rows_that_train_nothing_are_all_named_over_all_chunks(write, arguments, make_tokenizer, small_chunks, number):
+    class Tokenizer(make_tokenizer):
+        """Knows no "x"; the template below writes no end token."""
+
+        def __call__(self, text, add_special_tokens=True):
+            text = [one.replace("x", "") for one in text] if isinstance(text, list) else text
+            return super().__call__(text, add_special_tokens)
+
+    write("train.json", [{"src": "a", "tgt": "x" if line in (4, 11) else "b"} for line in range(1, 12)])
+    template = write("own.jinja", b"{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(DataError, match="rows that would train nothing: 2 problems") as error:
+        given = arguments(preprocessing_num_workers=number, template=str(template))
+        build_samples(given, Tokenizer(), "train", "sft")
+    assert [line for line in range(1, 12) if f"line {line}: none of its" in str(error.value)] == [4, 11]
+
+
+def test_what_the_template_can_not_write_is_named_over_all_chunks(write, arguments, tokenizer, small_chunks):
+    rows = [{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]} for _ in range(9)]
+    for line in (3, 8):
+        rows[line - 1]["tools"] = [{"type": "function", "function": {"name": "f"}}]
+    write("train.json", rows)
+    with pytest.raises(DataError, match="the template: 2 problems") as error:
+        build_samples(arguments(), tokenizer, "train", "sft")
+    assert "line 3: the row has tools" in str(error.value) and "line 8: the row has tools" in str(error.value)
+
+
+def test_behind_a_bad_row_rows_are_only_checked(write, arguments, make_tokenizer, small_chunks):
+    """The user waits for the list of bad rows, not for tokens that nobody will use."""
+    seen = []
+
+    class Tokenizer(make_tokenizer):
+        def __call__(self, text, add_special_tokens=True):
+            seen.extend(text if isinstance(text, list) else [text])
+            return super().__call__(text, add_special_tokens)
+
+    rows = [json.dumps({"src": f"row {line}", "tgt": "b"}).encode() for line in range(1, 13)]
+    write("train.json", b"\n".join([*rows[:4], b"broken", *rows[5:], b"{}"]))
+    with pytest.raises(DataError, match="2 problems"):
+        build_samples(arguments(preprocessing_num_workers=1), Tokenizer(), "train", "sft")
+    assert "row 3" in seen and "row 9" not in seen
+
+
+def test_a_data_set_that_gives_no_sample_is_named(write, arguments, tokenizer):
+    write("one.json", [{"src": "a", "tgt": "b"}])
+    write("two.json", [{"src": "a" * 50, "tgt": "b"}])
+    registry = b'{"one": {"path": "one.json"}, "two": {"path": "two.json"}}'
+    folder = write("dataset_info.json", registry).parent
+    given = dict(
+        dataset_name_or_path=None, dataset="one,two", dataset_dir=str(folder), length_policy="drop", max_length=9
+    )
+    with pytest.raises(DataError, match="data set two gives no sample at all"):
+        build_samples(arguments(**given), tokenizer, "train", "sft")
+
+
+def test_blocks_do_not_run_on_from_one_data_set_to_the_next(write, arguments, tokenizer):
+    write("one.json", [{"text": "abcd"}])
+    write("two.json", [{"text": "efghi"}])
+    registry = b'{"one": {"path": "one.json"}, "two": {"path": "two.json"}}'
+    folder = write("dataset_info.json", registry).parent
+    given = dict(dataset_name_or_path=None, dataset="one,two", dataset_dir=str(folder), max_length=4)
+    built = build_samples(arguments(**given), tokenizer, "train", "pretrain")
+    assert [len(one) for one in built.samples] == [4, 2, 4, 3] and built.samples.source.tolist() == [0, 0, 1, 1]
+    assert [one.place for one in built.samples] == ["one.json line 1"] * 2 + ["two.json line 1"] * 2
+
+
+MEMORY = """
+import json, resource, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from types import SimpleNamespace
+from tests.data.conftest import ByteTokenizer
+from paddle_sft.data.build import build_samples
+from paddle_sft.data.stream import build_stream
+
+class Tokenizer(ByteTokenizer):
+    def __call__(self, text, add_special_tokens=True):
+        return {{"input_ids": [[3] * 9 for _ in text]}} if isinstance(text, list) else super().__call__(text)
+
+given = SimpleNamespace(dataset_name_or_path={data!r}, src_length=99, max_length=99, length_policy="drop",
+    template="default", max_samples={num}, preprocessing_num_workers=2, data_cache_dir={kept!r})
+if {lazy}:
+    with build_stream(given, Tokenizer(), "sft") as stream:
+        num = sum(1 for _ in stream.source_samples(0, 0))
+else:
+    num = len(build_samples(given, Tokenizer(), "train", "sft", False, Path({kept!r}).parent))
+assert num == {num}
+print(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024)
+"""
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_memory_does_not_grow_with_the_file(write, tmp_path, request, lazy):
+    """Rows of 40 kB: 12 MB of text more than what is read ahead anyway, and 84 MB more."""
+    path = write("data/train.json", [{"src": "s" * 40_000, "tgt": "t"}] * 2800)
+    megabytes = []
+    for num in (1000, 2800):
+        given = dict(root=str(request.config.rootpath), data=str(path), num=num, lazy=lazy, kept=str(tmp_path / "kept"))
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY.format(**given)], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        megabytes.append(float(done.stdout))
+    assert megabytes[1] - megabytes[0] < 25, megabytes
 
 
 @pytest.mark.parametrize(

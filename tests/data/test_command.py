@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from paddle_sft.cli.data import main
@@ -67,6 +68,47 @@ def test_samples_are_shown_with_what_is_trained(config, capsys):
     assert "dev.json line 1: " in capsys.readouterr().out
 
 
+def test_the_packing_is_the_one_of_the_run_and_the_lengths_are_drawn(config, capsys, tmp_path):
+    words = ["check", config(packing="best_fit", max_length=64), "--plot", str(tmp_path / "new" / "lengths.png")]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "Packing: 6 samples, " in out and "rows of 64." in out and "No packing has fewer than " in out
+    assert (tmp_path / "new" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    from matplotlib.image import imread
+
+    assert len(np.unique(imread(tmp_path / "new" / "lengths.png").reshape(-1, 4), axis=0)) > 10
+
+
+def test_a_mix_is_shown_by_source_and_data_that_training_refuses_has_no_packing(config, capsys, tmp_path):
+    for name, seed in (("law", 3), ("chat", 4)):
+        tiny.write_lines(tmp_path / f"{name}.json", tiny.rows(8, seed))
+    both = {name: str(tmp_path / f"{name}.json") for name in ("law", "chat")}
+    mixed = dict(dataset_name_or_path=None, dataset=both, mixing={"chat": {"epochs": 0.5}}, packing="sequential")
+    main(["check", config(**mixed)])
+    out = capsys.readouterr().out
+    assert "train: 16 readable rows" in out and "Packing: 12 samples" in out
+    assert [line.split()[:2] for line in out.splitlines() if line.startswith(("law ", "chat "))] == [
+        ["law", "8"], ["chat", "4"],
+    ]  # fmt: skip
+    tiny.write_lines(tmp_path / "chat.json", [{"src": 5}])
+    assert main(["check", config(**mixed)]) == 1
+    assert "no packing: training would refuse this data (" in capsys.readouterr().out
+    assert main(["check", config(**{**mixed, "mixing": [0.5, 0.5]}, lazy=True, max_steps=3)]) == 1
+    assert "no packing is known before" in capsys.readouterr().out
+
+
+def test_samples_are_shown_of_every_source_and_of_every_dev_set(config, capsys, tmp_path):
+    for name, seed in (("law", 3), ("chat", 4)):
+        tiny.write_lines(tmp_path / f"{name}.json", tiny.rows(4, seed))
+    both = {name: str(tmp_path / f"{name}.json") for name in ("law", "chat")}
+    named = {"train": dict(dataset_name_or_path=None, dataset=both), "dev": dict(eval_dataset=both)}
+    for split, given in named.items():
+        assert main(["show", config(**given), "--num", "1", "--split", split]) == 0
+        out = capsys.readouterr().out
+        assert "law: 4 samples\n\nlaw.json line 1: " in out and "chat: 4 samples\n\nchat.json line 1: " in out
+        assert "line 2" not in out
+
+
 @pytest.mark.parametrize(
     "words, expected",
     [
@@ -74,6 +116,7 @@ def test_samples_are_shown_with_what_is_trained(config, capsys):
         (["show", "--num", "x"], "--num is 'x'"),
         (["show", "--num"], "--num needs a value"),
         (["check", "--fix", "--all"], "--fix needs a value"),
+        (["check", "--plot", "a.jpg"], "--plot is 'a.jpg'; a file name that ends in .png"),
         (["show", "--split", "test"], "--split is 'test'"),
     ],
 )

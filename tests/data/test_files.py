@@ -55,17 +55,24 @@ def test_parquet_gives_the_same_rows_with_their_nesting(tmp_path):
     assert find_files(tmp_path, "train") == [tmp_path / "train.parquet"]
 
 
-def test_zst_is_read_with_its_package_and_named_without_it(write, monkeypatch):
-    try:
-        import zstandard
-    except ImportError:
-        monkeypatch.setitem(sys.modules, "zstandard", None)
-        with pytest.raises(DataError, match=r"train.json.zst is compressed with zstd.*pip install zstandard"):
-            rows_of(write("train.json.zst", b"x"))
-        return
-    assert [row for row, _ in rows_of(write("train.json.zst", zstandard.compress(LINES)))] == ROWS
-    with pytest.raises(DataError, match="damaged"):
-        rows_of(write("bad.json.zst", zstandard.compress(LINES)[:-4] + b"xxxx"))
+def test_zst_without_its_package_names_it(write, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(DataError, match=r"train.json.zst is compressed with zstd.*pip install zstandard"):
+        rows_of(write("train.json.zst", b"x"))
+
+
+@pytest.mark.parametrize(
+    "kind, content", [("json", LINES), ("jsonl", json.dumps(ROWS).encode()), ("csv", as_csv(ROWS))]
+)
+def test_zst_gives_the_rows_that_were_compressed(write, kind, content):
+    zstandard = pytest.importorskip("zstandard")
+    pack = zstandard.ZstdCompressor(write_checksum=True).compress
+    assert [row for row, _ in rows_of(write(f"a.{kind}.zst", pack(content)))] == ROWS
+    two_frames = pack(content[:20]) + pack(content[20:])  # as parallel compressors write
+    assert [row for row, _ in rows_of(write(f"b.{kind}.zst", two_frames))] == ROWS
+    for damaged in (pack(content)[:-1], two_frames[:-9], b"no zstd at all", pack(content)[:-4] + b"xxxx"):
+        with pytest.raises(DataError, match=f"c.{kind}.zst ends too early or is damaged"):
+            rows_of(write(f"c.{kind}.zst", damaged))
 
 
 def test_a_csv_row_is_named_by_the_line_it_begins_in(write):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from paddle_sft.core.errors import ArgumentError, DataError
-from paddle_sft.data.length_policy import POLICIES, apply_length_policy
+from paddle_sft.data.length_policy import POLICIES
 from paddle_sft.data.tokenize import Draft
+from tests.data.lengths import apply_length_policy
 
 
 def draft(head, *turns, place="train.json line 1"):

@@ -65,14 +65,13 @@ def test_pretraining_ids_are_the_tokenizers_own(llama_tokenizer, write, argument
 
 @pytest.fixture(scope="module")
 def qwen2_tokenizer(tmp_path_factory):
-    """Byte-level, with the marks of chatml as special tokens."""
-    pytest.importorskip("paddlenlp.transformers")
-    from paddle_sft.models.tokenizers import load_tokenizer
+    """Byte-level, with the marks of chatml as special tokens; PaddleNLP's own."""
+    transformers = pytest.importorskip("paddlenlp.transformers")
     from tests.parity.vocabularies import make_qwen2_tokenizer
 
     folder = tmp_path_factory.mktemp("qwen2")
     make_qwen2_tokenizer(folder)
-    return load_tokenizer(folder)
+    return transformers.AutoTokenizer.from_pretrained(str(folder))
 
 
 def test_paddlenlp_still_drops_the_space_beside_special_tokens(qwen2_tokenizer):

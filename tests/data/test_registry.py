@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from paddle_sft.core.errors import ArgumentError, DataError
 from paddle_sft.data.build import build_samples
 from paddle_sft.data.formats import Layout
-from paddle_sft.data.registry import resolve_datasets
+from paddle_sft.data.registry import resolve_datasets, resolve_dev_sets
 
 
 @pytest.fixture
@@ -99,9 +100,48 @@ def test_samples_of_named_data_sets_follow_one_another(registry, write, argument
         build_samples(arguments(dataset="one", dataset_dir=folder), tokenizer, "train", "sft")
 
 
-def test_weights_wait_for_mixing(registry, write, arguments, tokenizer):
-    folder = registry(one={"path": "one.jsonl", "weight": 2})
-    write("data/one.jsonl", [{"src": "a", "tgt": "b"}])
-    given = arguments(dataset_name_or_path=None, dataset="one", dataset_dir=folder)
-    with pytest.raises(ArgumentError, match="weights of data sets .one. are not available yet"):
-        build_samples(given, tokenizer, "train", "sft")
+def test_an_object_is_a_registry_of_its_own(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "law": "law.jsonl",
+        "chat": ["a.jsonl", "b.jsonl"],
+        "books": {"path": "books", "format": "text", "weight": 2},
+    }
+    law, chat, books = resolve_datasets(given)
+    assert (law.path, chat.path, books.path) == ("law.jsonl", ("a.jsonl", "b.jsonl"), "books")
+    assert books.layout == Layout("text") and books.weight == 2
+    with pytest.raises(DataError, match="dataset: law has no path"):
+        resolve_datasets({"law": ""})
+    with pytest.raises(DataError, match="dataset: law has an unknown key 'paths', did you mean 'path'"):
+        resolve_datasets({"law": {"paths": "x"}})
+
+
+def test_only_the_first_rows_of_a_set_may_be_asked_for(registry):
+    folder = registry(law={"path": "x", "max_samples": 5}, chat={"path": "x", "max_samples": 0})
+    assert resolve_datasets("law", folder)[0].max_samples == 5
+    with pytest.raises(DataError, match="chat: max_samples is 0; a number from 1 on"):
+        resolve_datasets("chat", folder)
+
+
+def test_dev_sets_are_names_or_paths(registry, write, tmp_path):
+    folder = registry(
+        exam={"path": "exam.csv", "columns": {"src": "q", "tgt": "a"}}, law={"path": "x", "split": "train"}
+    )
+    for name in ("data/exam.csv", "quiz.jsonl", "whole/dev.json", "whole/train.json"):
+        write(name, b"q,a\nc,d\n")
+    layout = Layout("src_tgt")
+    exam, quiz, whole = resolve_dev_sets("exam, quiz.jsonl, whole", layout, folder)
+    assert [one.name for one in (exam, quiz, whole)] == ["exam", "quiz", "whole"]
+    assert exam.layout == Layout(None, {"src": "q", "tgt": "a"}) and quiz.layout == layout
+    assert exam.files("dev") == [tmp_path / "data/exam.csv"] and quiz.files("dev") == [Path("quiz.jsonl")]
+    assert whole.files("dev") == [Path("whole/dev.json")]
+    (named,) = resolve_dev_sets({"mine": "quiz.jsonl"}, layout)
+    assert (named.name, named.layout, named.files("train")) == ("mine", layout, [])
+    for given, words in (
+        ("exmm", "eval_dataset has 'exmm': there is no such data set, file or folder, did you mean 'exam'"),
+        ("law", "names 'law', which .* calls training data"),
+        ("whole,whole/", "two sets called 'whole'"),
+        ({"a b": "quiz.jsonl"}, "a set called 'a b', and its metrics are called eval_NAME_loss"),
+    ):
+        with pytest.raises((ArgumentError, DataError), match=words):
+            resolve_dev_sets(given, layout, folder)

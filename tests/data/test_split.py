@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_sft.core.errors import DataError
-from paddle_sft.data.length_policy import apply_length_policy
 from paddle_sft.data.split import split_draft
 from paddle_sft.data.tokenize import Draft
+from tests.data.lengths import apply_length_policy
 
 
 def draft(head, *turns):
@@ -65,8 +65,8 @@ def test_the_report_counts_parts_repeats_and_what_is_left_out():
         assert words in text
 
 
-def test_a_long_row_without_an_answer_is_counted_and_nothing_left_is_an_error():
-    with pytest.raises(DataError, match="no sample is left"):
+def test_a_long_row_without_an_answer_is_refused_like_a_short_one():
+    with pytest.raises(DataError, match="train nothing.*\n.*line 1: none of its 21 tokens is trained"):
         apply_length_policy([draft(1, (20, 0))], "split", src_length=4, max_length=9)
 
 

@@ -5,9 +5,8 @@ import pytest
 
 from paddle_sft.core.errors import DataError
 from paddle_sft.core.records import Conversation, Turn
-from paddle_sft.data.formats import Document
 from paddle_sft.data.template import render_default
-from paddle_sft.data.tokenize import adds_bos, cut_blocks, find_specials, tokenize_conversations, tokenize_documents
+from paddle_sft.data.tokenize import adds_bos, find_specials, tokenize_conversations
 
 
 def talk(*texts, place="train.json line 1"):
@@ -68,19 +67,3 @@ def test_a_batch_gives_each_conversation_its_own_ids(tokenizer):
         (alone,) = tokenize_conversations([one], render_default, specials, tokenizer)
         np.testing.assert_array_equal(draft.ids, alone.ids)
         np.testing.assert_array_equal(draft.trained, alone.trained)
-
-
-@pytest.mark.parametrize("max_length", [2, 3, 4, 5, 11, 12, 100])
-def test_blocks_hold_the_documents_end_to_end(tokenizer, ids_of, max_length):
-    specials = find_specials(tokenizer)
-    documents = [Document(text, f"train.json line {line}") for line, text in enumerate(["abc", "d", "ef"], start=1)]
-    ids = tokenize_documents(documents, specials, tokenizer)
-    stream = [1, *ids_of("abc"), 2, 1, *ids_of("d"), 2, 1, *ids_of("ef"), 2]
-    blocks = cut_blocks(ids, [document.place for document in documents], max_length)
-    assert all(len(block) == max_length for block in blocks[:-1]) and 2 <= len(blocks[-1]) <= max_length
-    joined = [token for block in blocks for token in block.ids.tolist()]
-    assert joined == stream[: len(stream) - (len(stream) % max_length == 1)]  # a single token left over is no block
-    assert all(block.trained.all() for block in blocks)
-    line_of_token = [1] * 5 + [2] * 3 + [3] * 4
-    for number, block in enumerate(blocks):
-        assert block.place == f"train.json line {line_of_token[number * max_length]}"

@@ -69,6 +69,7 @@ def test_a_json_example_loads(block, tmp_path, tiny_tokenizer):
         return
     tiny.write_lines(tmp_path / "train.json", rows)
     stage = "pretrain" if any("text" in row for row in rows) else "sft"
+    stage = "classification" if all("label" in row for row in rows) else stage
     built = build_samples(DataArguments(dataset_name_or_path=str(tmp_path)), tiny_tokenizer, "train", stage, False)
     assert built.report.num_rows == len(rows) and not built.unused_keys
 

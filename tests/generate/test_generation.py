@@ -170,7 +170,7 @@ def test_a_prompt_has_the_ids_that_training_put_before_the_answer(tmp_path, tiny
 def test_predictions_stand_beside_their_references(model_folder, tmp_path, tiny_tokenizer):
     model = tiny.load(model_folder())
     file = tiny.write_lines(tmp_path / "dev.json", ROWS)
-    asked = read_sources([FoundSource((file,), Layout())], "sft", None).records
+    asked = read_sources([FoundSource((file,), Layout())]).records
     found = predict(model, tiny_tokenizer, asked, Sampling(max_new_tokens=4), 8)
     assert [row["tgt"] for row in found] == ["red", "dog runs", "cat"]
     assert [row["src"] for row in found] == [
@@ -180,5 +180,5 @@ def test_predictions_stand_beside_their_references(model_folder, tmp_path, tiny_
     ]
     outputs = generate_texts(model, tiny_tokenizer, [row["src"] for row in found], Sampling(max_new_tokens=4), 1)
     assert [row["output"] for row in found] == outputs
-    one = read_sources([FoundSource((file,), Layout())], "sft", 1).records
+    one = read_sources([FoundSource((file,), Layout())], 1).records
     assert len(predict(model, tiny_tokenizer, one, Sampling(max_new_tokens=1), 8)) == 1

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import resource
 import signal
 
@@ -9,13 +8,12 @@ import pytest
 
 from paddle_sft.core.errors import CheckpointError
 from paddle_sft.core.log import get_logger
-from paddle_sft.core.records import Sample
 from paddle_sft.core.tensorfile import TensorFile
 from paddle_sft.train.checkpoint import (
     OPTIMIZER,
     RUN_STATE,
     Progress,
-    describe_run,
+    RunState,
     find_resume,
     last_good,
     list_checkpoints,
@@ -25,15 +23,8 @@ from paddle_sft.train.checkpoint import (
     require_good,
     save_checkpoint,
 )
-from paddle_sft.train.plan import StepPlan
-from tests import tiny
 
-SAMPLES = tiny.make_samples(6)
-
-
-def plan(**changes):
-    given = dict(num_samples=6, rows=2, accumulation=1, ranks=1, num_epochs=1.0, max_steps=-1, seed=1)
-    return StepPlan(**{**given, **changes})
+RUN = {"num_samples": 6, "data": "00c0ffee", "mixing": [["law: 6 samples"]], "shuffle": True}
 
 
 class Weights:
@@ -49,8 +40,8 @@ class Weights:
 def save(output_dir, step, weights=None, progress=None, run=None):
     folder = output_dir / f"checkpoint-{step}"
     state = {"x/moment1_0": np.full(3, step, np.float32)}
-    run = run or describe_run(plan(), SAMPLES)
-    save_checkpoint(folder, weights or Weights(), state, {"last_epoch": step}, progress or Progress(step), run)
+    run_state = RunState(run or RUN, {"last_epoch": step}, {"row": step})
+    save_checkpoint(folder, weights or Weights(), state, run_state, progress or Progress(step))
     return folder
 
 
@@ -88,43 +79,29 @@ def test_the_last_good_checkpoint_is_the_newest_that_is_whole(output_dir, caplog
 
 
 def test_everything_a_run_needs_comes_back_exactly(tmp_path):
-    progress = Progress(7, 1 / 3, 5, 0.1 + 0.2, 3, 99, 1e-7, [{"step": 1, "loss": 2 / 3}], 0.1, "checkpoint-5")
+    history = [{"step": 1, "loss": 2 / 3}]
+    progress = Progress(7, 1 / 3, 5, 0.1 + 0.2, 3, 99, 1e-7, history, 0.1, "checkpoint-5", {"law": 60, "chat": 39})
     folder = save(tmp_path, 7, progress=progress)
-    back, schedule = read_progress(folder, describe_run(plan(), SAMPLES))
-    assert back == progress and schedule == {"last_epoch": 7}
+    back, state = read_progress(folder, RUN)
+    assert back == progress and state == RunState(RUN, {"last_epoch": 7}, {"row": 7})
     np.testing.assert_array_equal(optimizer_file(folder).read("x/moment1_0"), np.full(3, 7.0))
     assert TensorFile(folder / OPTIMIZER).specs.keys() == {"x/moment1_0"}
 
 
-def changed(number, **changes):
-    return [dataclasses.replace(s, **changes) if index == number else s for index, s in enumerate(SAMPLES)]
-
-
-CHANGES = {
-    "a token": (plan(), changed(5, ids=SAMPLES[5].ids[::-1].copy()), "data_crc32 was"),
-    "what is trained": (plan(), changed(0, trained=~SAMPLES[0].trained), "data_crc32 was"),
-    "the order": (plan(), SAMPLES[::-1], "data_crc32 was"),
-    "one sample more": (plan(num_samples=7), SAMPLES + SAMPLES[:1], "num_samples was 6, now 7"),
-    "the batch": (plan(rows=3), SAMPLES, "samples_per_step was 2, now 3"),
-    "the seed": (plan(seed=2), SAMPLES, "seed was 1, now 2"),
-    "the shuffling": (plan(shuffle=False), SAMPLES, "shuffle was True, now False"),
-    "the last batch": (plan(drop_last=True), SAMPLES, "dataloader_drop_last was False, now True"),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_run_over_other_data_or_batches_is_refused(tmp_path, name):
-    other, samples, words = CHANGES[name]
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"data": "0badcafe"}, "data was '00c0ffee', now '0badcafe'"),
+        ({"num_samples": 7}, "num_samples was 6, now 7"),
+        ({"mixing": [["law: 7 samples"]]}, "mixing was "),
+        ({"shuffle": False, "num_samples": 5}, "num_samples was 6, now 5; shuffle was True, now False"),
+    ],
+)
+def test_another_run_is_refused(tmp_path, changes, words):
     folder = save(tmp_path, 3)
     with pytest.raises(CheckpointError, match=words) as caught:
-        read_progress(folder, describe_run(other, samples))
+        read_progress(folder, {**RUN, **changes})
     assert "overwrite_output_dir" in str(caught.value)
-
-
-def test_the_same_batch_from_more_ranks_and_a_longer_run_may_go_on(tmp_path):
-    folder = save(tmp_path, 3)
-    places = [Sample(one.ids, one.trained, "moved.json line 1") for one in SAMPLES]
-    read_progress(folder, describe_run(plan(rows=1, ranks=2, num_epochs=9.0, max_steps=50), places))
 
 
 def test_the_newest_are_kept_and_the_best(output_dir):

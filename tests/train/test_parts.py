@@ -13,7 +13,7 @@ from paddle_sft.arguments.load import load_finetune_arguments
 from paddle_sft.data.collate import collate
 from paddle_sft.stages.catalogue import STAGES
 from paddle_sft.train import gradients
-from paddle_sft.train.evaluate import evaluate_samples
+from paddle_sft.train.evaluate import evaluate_sets
 from paddle_sft.train.loss_plot import plot_loss
 from paddle_sft.train.noise import add_embedding_noise, let_gradients_reach_the_first_layer
 from paddle_sft.train.upstream import training_arguments
@@ -27,10 +27,27 @@ def one_by_one(model, samples):
     return sum(loss for loss, _ in found) / tokens, sum(hits for _, hits in found) / tokens, tokens
 
 
+def measure(model, sets, rows=3):
+    stage = STAGES["sft"]
+    return evaluate_sets(lambda ids: stage.outputs(model, ids), sets, rows, 3, lambda: stage.meter(model))
+
+
+def test_each_dev_set_is_measured_by_itself_and_all_together_by_tokens(model_folder):
+    model = tiny.load(model_folder())
+    law, chat = tiny.make_samples(7, 1, longest=20), tiny.make_samples(2, 2, longest=6)
+    found = measure(model, {"law": law, "chat": chat})
+    for name, samples in (("eval_law", law), ("eval_chat", chat), ("eval", law + chat)):
+        loss, accuracy, tokens = one_by_one(model, samples)
+        assert found[f"{name}_loss"] == pytest.approx(loss, rel=1e-6)
+        assert found[f"{name}_accuracy"] == accuracy
+        assert (found[f"{name}_tokens"], found[f"{name}_samples"]) == (tokens, len(samples))
+    assert "eval__loss" not in measure(model, {"": law})
+
+
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_metrics_are_over_all_trained_tokens_however_rows_are_batched(model_folder, rows):
     model, samples = tiny.load(model_folder()), tiny.make_samples(10)
-    found = evaluate_samples(lambda ids: STAGES["sft"].logits(model, ids), samples, rows, fill=3)
+    found = measure(model, {"": samples}, rows)
     loss, accuracy, tokens = one_by_one(model, samples)
     assert found["eval_loss"] == pytest.approx(loss, rel=1e-6)
     assert found["eval_perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
