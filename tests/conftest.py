@@ -10,6 +10,14 @@ import pytest
 
 from tests import tiny
 
+# ModelScope's client reads these once, when it is imported; by its own it waits a minute for a hub that is not there.
+for variable, value in {
+    "REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
+    "DOWNLOAD_MAX_RETRIES": "2",
+    "DOWNLOAD_RETRY_MAX_DELAY_SECONDS": "1",
+}.items():
+    os.environ[f"MODELSCOPE_{variable}"] = value
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory):

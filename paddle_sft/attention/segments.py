@@ -30,7 +30,7 @@ class Scoring:
     softcap: float = 0.0
     """Scores s become softcap * tanh(s / softcap) (Gemma 2, https://arxiv.org/abs/2408.00118); 0 for none."""
     dropout: float = 0.0
-    """Share of the weights that are zero, drawn anew each time, the others growing by 1 / (1 - dropout). For training."""
+    """Share of the weights that are zero, drawn anew each time; the others grow by 1 / (1 - dropout). For training."""
 
     def capped(self, scores: Tensor) -> Tensor:
         return self.softcap * paddle.tanh(scores / self.softcap) if self.softcap else scores

@@ -111,9 +111,9 @@ def check_data(arguments, stage: str, tokenizer: Any = None, model_folder: Optio
         try:
             sources = find_sources(arguments, split, stage)
         except DataError:
-            if split == "train":
+            if split == "train" or getattr(arguments, "eval_dataset", None):
                 raise
-            continue
+            continue  # a run without dev data
         checked.files[split] = tuple(path for source in sources for path in source.files)
         checked.rows[split] = _read(sources, split, arguments, checked)
         checked.findings += _check_texts(checked.rows[split], marks)
@@ -277,6 +277,6 @@ def _overlap(train: Sequence[CheckedRow], dev: Sequence[CheckedRow]) -> Iterator
     for row in train:
         key, question = _key(row.record), _key(row.record, True)
         if key is not None and key in whole:
-            yield row.finding("overlap", f"is {whole[key]} of the dev data, too")
+            yield row.finding("overlap", f"is dev data, too: {whole[key]}")
         elif question and any(text for _, text in question) and question in asked:
-            yield row.finding("same prompt", f"asks what {asked[question]} of the dev data asks")
+            yield row.finding("same prompt", f"asks what the dev data asks: {asked[question]}")

@@ -8,11 +8,13 @@ get ahead is what `in_turn` is told. When the process dies, however it does, the
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import queue
 import signal
 import threading
 import traceback
@@ -21,6 +23,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from paddle_sft.core.errors import ArgumentError, DataError
+
+_CHUNKS_EACH = 2
+"""Of a worker: one to work on, and one that is there when it is done."""
 
 _open_ends: List[Connection] = []
 """This process's ends of all pipes to workers. A worker closes its copies of them, or no pipe would ever close."""
@@ -33,8 +38,8 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(theirs, works), daemon=True)
         self.process.start()
         theirs.close()
-        self.ticket: Optional[int] = None
-        self.chunk: Any = None
+        self.under_way: Deque[Tuple[int, Any]] = deque()
+        """(ticket, chunk): the one it works on, and the one that it takes next."""
 
 
 class WorkerPool:
@@ -105,7 +110,7 @@ class WorkerPool:
         with self._changed:
             self._waiting = deque(one for one in self._waiting if one[0] != ticket)
             self._done.pop(ticket, None)
-            if any(worker.ticket == ticket for worker in self._workers):
+            if any(ticket == given for worker in self._workers for given, _ in worker.under_way):
                 self._dropped.add(ticket)
 
     def close(self) -> None:
@@ -138,15 +143,19 @@ class WorkerPool:
                 return
 
     def _hand_out(self) -> Dict[Connection, _Worker]:
-        """Give chunks to the workers that have none, never to one that works: its pipe could be full both ways."""
+        """Give out chunks, to each worker one and then another, so that it never waits; the workers that have some."""
         with self._changed:
-            for worker in self._workers:
-                if worker.ticket is not None or not self._waiting:
-                    continue
-                worker.ticket, work, worker.chunk = self._waiting.popleft()
-                with contextlib.suppress(OSError):  # it died; taking its result will tell
-                    worker.connection.send((work, worker.chunk))
-            return {worker.connection: worker for worker in self._workers if worker.ticket is not None}
+            for has in range(_CHUNKS_EACH):
+                for worker in self._workers:
+                    if len(worker.under_way) == has and self._waiting:
+                        self._give(worker)
+            return {worker.connection: worker for worker in self._workers if worker.under_way}
+
+    def _give(self, worker: _Worker) -> None:
+        ticket, work, chunk = self._waiting.popleft()
+        worker.under_way.append((ticket, chunk))
+        with contextlib.suppress(OSError):  # it died; taking its result will tell
+            worker.connection.send((work, chunk))
 
     def _take(self, worker: _Worker) -> None:
         try:
@@ -155,10 +164,10 @@ class WorkerPool:
             found, failure = None, _killed(worker)
         with self._changed:
             self._failure = failure
-            if failure is None and worker.ticket not in self._dropped:
-                self._done[worker.ticket] = found
-            self._dropped.discard(worker.ticket)
-            worker.ticket = worker.chunk = None
+            ticket, _ = worker.under_way.popleft()
+            if failure is None and ticket not in self._dropped:
+                self._done[ticket] = found
+            self._dropped.discard(ticket)
             self._changed.notify_all()
 
 
@@ -166,9 +175,10 @@ def _killed(worker: _Worker) -> DataError:
     worker.process.join(timeout=10)
     code = worker.process.exitcode
     name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+    chunk = worker.under_way[0][1]
     return DataError(
-        f"a preprocessing worker process was killed ({name}) while it read {worker.chunk}, most often for lack of "
-        "memory; lower preprocessing_num_workers, or free memory"
+        f"a preprocessing worker process was killed ({name}) while it read {chunk}, most often for lack of memory; "
+        "lower preprocessing_num_workers, or free memory"
     )
 
 
@@ -180,11 +190,11 @@ def _serve(connection: Connection, works: Sequence[Callable]) -> None:
     for end in _open_ends:
         end.close()
     _open_ends.clear()
+    gc.freeze()  # looking through what the parent has would copy its memory page by page
+    given: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, given), daemon=True).start()
     while True:
-        try:
-            work, chunk = connection.recv()
-        except (EOFError, OSError):
-            os._exit(0)
+        work, chunk = given.get()
         try:
             found = True, works[work](chunk)
         except BaseException as error:  # whatever it is belongs to the parent
@@ -192,6 +202,16 @@ def _serve(connection: Connection, works: Sequence[Callable]) -> None:
         try:
             connection.send(found)
         except (BrokenPipeError, OSError):
+            os._exit(0)
+
+
+def _receive(connection: Connection, given: queue.SimpleQueue) -> None:
+    """A worker's thread: takes chunks out of the pipe at once, so that the parent's send never waits for a result that
+    the worker can't send because the parent sends. Ends the worker when the parent is gone."""
+    while True:
+        try:
+            given.put(connection.recv())
+        except (EOFError, OSError):
             os._exit(0)
 
 
@@ -213,8 +233,8 @@ def map_in_order(work: Callable[[Any], Any], chunks: Iterable[Any], num_workers:
         yield from map(work, itertools.chain(first, chunks))
         return
     with WorkerPool([work], num_workers) as pool:
-        # two chunks a worker: a slow one holds up the results behind it, and not the workers
-        yield from in_turn(pool, itertools.chain(first, chunks), 2 * num_workers)
+        # one more than is given out: a slow chunk holds up the results behind it, and not the workers
+        yield from in_turn(pool, itertools.chain(first, chunks), (_CHUNKS_EACH + 1) * num_workers)
 
 
 def in_turn(pool: WorkerPool, chunks: Iterable[Any], num_ahead: int, work: int = 0) -> Iterator[Any]:

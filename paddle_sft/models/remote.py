@@ -161,16 +161,12 @@ def _answer(error: BaseException) -> Tuple[Optional[int], str]:
 def _was_cut(error: BaseException) -> bool:
     """Whether a transfer broke off: asking again may go on. A hub that never answered is not asked again.
 
-    ModelScope's client keeps the reason of a broken transfer in its message only.
+    ModelScope's client asks again by itself; its errors come after that.
     """
     from requests.exceptions import ChunkedEncodingError
     from urllib3.exceptions import IncompleteRead, ReadTimeoutError
 
-    return any(
-        isinstance(cause, (ChunkedEncodingError, IncompleteRead, ReadTimeoutError))
-        or (type(cause).__name__ == "FileDownloadError" and "ConnectionError" in str(cause))
-        for cause in _causes(error)
-    )
+    return any(isinstance(cause, (ChunkedEncodingError, IncompleteRead, ReadTimeoutError)) for cause in _causes(error))
 
 
 def _is_unreachable(error: BaseException) -> bool:

@@ -93,7 +93,19 @@ def test_the_number_of_workers_changes_nothing(write, arguments, tokenizer, smal
         for number in (1, 5)
     )
     assert one.lines() == more.lines() and len(one) > num_rows / 2
+    assert f"format: src_tgt ({num_rows + 1} rows, told from train/a.json line 1)" in one.lines()
     assert content_of(one) == content_of(more)
+
+
+def test_max_samples_and_the_longest_row_are_those_of_all_files_in_order(write, arguments, tokenizer, small_chunks):
+    for name in ("a", "b"):
+        write(f"train/{name}.json", [{"src": "a", "tgt": "b" * (2 + (line == 2))} for line in range(1, 6)])
+    built = build_samples(arguments(max_samples=8), tokenizer, "train", "sft")
+    places = [f"train/a.json line {line}" for line in range(1, 6)] + [
+        f"train/b.json line {line}" for line in range(1, 4)
+    ]
+    assert [one.place for one in built.samples] == places
+    assert (built.report.longest, built.report.longest_place) == (6, "train/a.json line 2")
 
 
 @pytest.mark.parametrize("number", [1, 3])

@@ -171,6 +171,16 @@ def test_whether_documents_are_joined_counts(build_kept, fills):
     assert len(fills) == 2
 
 
+def test_nothing_waits_for_the_disk(build_kept, monkeypatch):
+    """What a power failure damages is made again; on a busy disk a wait may take minutes."""
+
+    def refuse(handle):
+        raise AssertionError("fsync")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert content_of(build_kept().samples) == content_of(build_kept().samples)
+
+
 def test_overwrite_cache_makes_them_anew(build_kept, fills, kept):
     build_kept()
     before = entries(kept)[0].stat().st_ino

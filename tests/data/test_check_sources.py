@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from paddle_sft.core.errors import DataError
+from paddle_sft.data.build import build_samples
 from paddle_sft.data.clean import write_clean
 from paddle_sft.data.lint import check_data
 from tests.data.merging import MergingTokenizer
+from tests.data.test_build import lines
 
 
 def row(src, tgt="an answer"):
@@ -44,7 +49,7 @@ def test_a_finding_names_its_source_and_compares_with_all_others(sources):
     assert found(checked) - {one for one in found(checked) if one[0] == "bad line"} == {
         ("duplicate", "chat, train.json line 2: the same as law, train.json line 1"),
         ("duplicate", "quiz, quiz.json line 1: the same as exam, exam.json line 2"),
-        ("overlap", "chat, train.json line 3: is exam, exam.json line 1 of the dev data, too"),
+        ("overlap", "chat, train.json line 3: is dev data, too: exam, exam.json line 1"),
     }
     assert [one.place for one in checked.findings if one.kind == "bad line"] == ["law, train.json line 2"]
     assert "chat: format: " in " ".join(checked.notes)
@@ -95,6 +100,11 @@ def test_a_run_that_only_measures_is_checked_too(sources):
     assert list(checked.rows) == ["dev"] and [one.kind for one in checked.findings] == ["duplicate"]
 
 
+def test_a_dev_set_that_is_not_there_is_an_error(sources, tmp_path):
+    with pytest.raises(DataError, match="missing.json"):
+        check_data(sources(eval_dataset={"exam": str(tmp_path / "missing.json")}), "sft")
+
+
 def test_half_a_surrogate_in_a_key_that_nobody_reads_is_copied(write, arguments, tmp_path):
     write("train.json", b'{"src": "a", "tgt": "b", "note": "\\ud83d"}\n')
     write_clean(check_data(arguments(), "sft"), tmp_path / "clean")
@@ -105,3 +115,20 @@ def test_a_file_called_empty_is_not_taken_for_an_empty_row(write, arguments, tmp
     path = write("empty.json", [{"src": 5, "tgt": "b"}])
     (finding,) = check_data(arguments(dataset_name_or_path=str(path)), "sft").findings
     assert finding.kind == "bad row"
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.lists(lines, max_size=4).map(b"\n".join), stage=st.sampled_from(["sft", "pretrain"]))
+def test_any_bytes_can_be_checked_and_what_is_kept_can_be_trained(tmp_path, arguments, content, stage):
+    (tmp_path / "train.json").write_bytes(content)
+    clean = tmp_path / "clean"
+    shutil.rmtree(clean, ignore_errors=True)
+    try:
+        checked = check_data(arguments(max_length=64), stage, MergingTokenizer())
+        write_clean(checked, clean)
+    except DataError as error:
+        assert "train.json" in str(error) or "no training row is left" in str(error)
+        return
+    assert (tmp_path / "train.json").read_bytes() == content
+    again = arguments(dataset_name_or_path=str(clean), max_length=64)
+    assert build_samples(again, MergingTokenizer(), "train", stage).samples

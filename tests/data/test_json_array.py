@@ -31,7 +31,7 @@ def read(content, head=1, at_once=3):
     return found, ""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     values=st.lists(VALUES, max_size=4),
     indent=st.none() | st.integers(0, 2),
@@ -49,7 +49,7 @@ def test_values_are_those_of_json_loads(values, indent, is_ascii, mark, at_once)
     assert read(start + content + b"\r\n ", len(start) + 1, at_once) == (json.loads(content), "")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     values=st.lists(VALUES, max_size=4),
     position=st.integers(1, 60),

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import signal
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -42,29 +43,29 @@ ROW_SETS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    content=ROW_SETS,
-    stage=st.sampled_from(["sft", "pretrain"]),
-    packing=st.sampled_from(["none", "best_fit"]),
-    policy=st.sampled_from(["truncate_source", "split", "drop"]),
-    max_samples=st.none() | st.integers(1, 40),
-    suffix=st.sampled_from([".json", ".json.gz"]),
+SETTINGS = st.fixed_dictionaries(
+    {
+        "packing": st.sampled_from(["none", "best_fit"]),
+        "length_policy": st.sampled_from(["truncate_source", "split", "drop"]),
+        "max_samples": st.none() | st.integers(1, 40),
+    }
 )
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=ROW_SETS, stage=st.sampled_from(["sft", "pretrain"]), keys=SETTINGS, is_packed=st.booleans())
 def test_a_stream_gives_what_the_whole_gives(
-    tmp_path, arguments, tokenizer, small_chunks, content, stage, packing, policy, max_samples, suffix
+    tmp_path, arguments, tokenizer, small_chunks, content, stage, keys, is_packed
 ):
     text = "".join(json.dumps(row) + "\n\n" for row in content).encode()
-    path = tmp_path / f"train{suffix}"
-    path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
-    given_arguments = arguments(
-        dataset_name_or_path=str(path), max_length=9, src_length=6, packing=packing, length_policy=policy,
-        max_samples=max_samples, preprocessing_num_workers=2,
-    )  # fmt: skip
+    path = tmp_path / f"train.json{'.gz' * is_packed}"
+    path.write_bytes(gzip.compress(text) if is_packed else text)
+    lengths = dict(max_length=9, src_length=6, preprocessing_num_workers=2)
+    given_arguments = arguments(dataset_name_or_path=str(path), **lengths, **keys)
     try:
         whole = build_samples(given_arguments, tokenizer, "train", stage)
     except DataError as error:
-        assert "no sample is left" in str(error) or "fewer than 2 tokens" in str(error)
+        assert "no sample is left" in str(error)
         return
     with build_stream(given_arguments, tokenizer, stage) as stream:
         assert streamed(stream) == content_of(whole.samples)
@@ -75,12 +76,12 @@ def test_a_stream_gives_what_the_whole_gives(
 @pytest.mark.parametrize("stage, packing", [("sft", "none"), ("pretrain", "none"), ("pretrain", "best_fit")])
 def test_reading_goes_on_at_any_position(write, arguments, tokenizer, small_chunks, name, stage, packing):
     """The third file begins in the middle of a block, and small chunks make blocks of several chunks."""
-    lines = ["text"] + [f"document {number}" + " and more" * (number % 4) for number in range(30)]
+    lines = ["text"] + [f"document {number}" + " and more" * (number % 4) for number in range(20)]
     content = "\n".join(lines).encode()
     if stage == "sft":
-        content = b"src,tgt\n" + b"\n".join(b"a,b %d" % number for number in range(40))
+        content = b"src,tgt\n" + b"\n".join(b"a,b %d" % number for number in range(20))
     if "json" in name:
-        kept = rows(40) if stage == "sft" else [{"text": line} for line in lines[1:]]
+        kept = rows(20) if stage == "sft" else [{"text": line} for line in lines[1:]]
         content = "".join(json.dumps(row) + "\n" for row in kept).encode()
     write(f"train/1{name}", gzip.compress(content) if name.endswith("gz") else content)
     write(f"train/2{name}", gzip.compress(content) if name.endswith("gz") else content)
@@ -92,8 +93,10 @@ def test_reading_goes_on_at_any_position(write, arguments, tokenizer, small_chun
         for number in range(len(whole) + 1):
             position = json.loads(json.dumps(samples.position))
             assert position["num_samples"] <= number
-            if number % 5 == 0:
-                assert streamed(stream, skip=number, start=position) == whole[number:], number
+            resumed = stream.source_samples(0, 0, number, position)
+            again = content_of(islice(resumed, 4))
+            again += streamed(stream, skip=number + len(again), start=resumed.position)  # interrupted once more
+            assert again == whole[number:], number
             next(samples, None)
         assert position["num_samples"] > len(whole) - 10, "nothing is gained by the position"
 

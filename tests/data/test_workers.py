@@ -68,6 +68,9 @@ def test_streams_share_the_workers_and_one_may_be_left_early():
             assert next(first)[0] == number**2 and next(second) == str(number)
         first.close()
         assert list(second) == [str(number) for number in range(30, 100)]
+        while any(worker.under_way for worker in pool._workers):
+            time.sleep(0.01)
+        assert not pool._done, "results that nobody will ask for are kept"
 
 
 def test_large_chunks_and_large_results_do_not_lock_each_other():

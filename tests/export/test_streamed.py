@@ -6,8 +6,8 @@ import pytest
 from paddle_sft.adapters.attach import wrap
 from paddle_sft.adapters.lora.config import LoRAConfig
 from paddle_sft.export.streamed import streamed_logits
-from paddle_sft.models.config import read_config
 from paddle_sft.models.catalogue import FAMILIES
+from paddle_sft.models.config import read_config
 from paddle_sft.models.hub import build_empty, unique_parameters
 from paddle_sft.models.linears import find_linears
 from tests import tiny

@@ -91,7 +91,9 @@ def exact_step(model, samples):
     return total / num_trained, {name: p.grad.numpy() for name, p in trainable_parameters(model).items()}
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma", "bloom", "mixtral", "qwen2_moe", "gemma2", "opt", "gpt2"])
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "mistral", "gemma", "bloom", "mixtral", "qwen2_moe", "gemma2", "opt", "gpt2"]
+)
 def test_a_padded_batch_is_its_samples_one_by_one(run, model_folder, family):
     losses, gradients, _ = run(family, per_device_train_batch_size=8)
     model = tiny.load(model_folder(family), trainable=True)
@@ -128,7 +130,9 @@ def test_the_short_last_step_of_an_epoch_is_divided_by_its_own_tokens(run, model
         np.testing.assert_allclose(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma", "bloom", "mistral", "qwen2_moe", "gemma2", "opt", "gpt2"])
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen2", "gemma", "bloom", "mistral", "qwen2_moe", "gemma2", "opt", "gpt2"]
+)
 @pytest.mark.parametrize("lora", [False, True])
 def test_recomputing_changes_no_number(run, family, lora):
     keys = dict(family=family, lora=lora, per_device_train_batch_size=4)

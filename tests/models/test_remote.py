@@ -50,8 +50,6 @@ def server(contents, monkeypatch, tmp_path):
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "AISTUDIO_HUB_CACHE", *remote.OFFLINE):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(remote, "PAUSE", 0.0)
-    for variable in ("REPO_TREE_PAGE_MAX_ATTEMPTS", "DOWNLOAD_MAX_RETRIES"):
-        monkeypatch.setenv(f"MODELSCOPE_{variable}", "1")  # else its client waits 7 s; read once, when it is imported
     monkeypatch.chdir(tmp_path)
     with serving(state) as address:
         for hub in HUBS.values():

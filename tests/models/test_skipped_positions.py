@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from paddle_sft.core.errors import ArgumentError
+from paddle_sft.core.errors import ArgumentError, ModelError
 from paddle_sft.models.catalogue import FAMILIES, require_skips
 from paddle_sft.models.config import read_config
 from paddle_sft.models.hub import build_from_scratch, unique_parameters
@@ -99,3 +99,11 @@ def test_a_window_smaller_than_the_skips_is_refused():
     with pytest.raises(ArgumentError, match="2 layers of the model look back over 50 tokens only"):
         require_skips(tiny.config("mistral", sliding_window=50), 51)
     require_skips(tiny.config("mistral", sliding_window=51), 51)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_a_position_without_a_vector_is_refused(tmp_path, family):
+    model = build(tmp_path, family)
+    logits(model, SAMPLES[1], [3], [0, 1, 255])
+    with pytest.raises(ModelError, match="257 tokens is longer than the 256 positions"):
+        logits(model, SAMPLES[1], [3], [0, 1, 256])

@@ -21,7 +21,6 @@ _QWEN2 = (
 )
 _LLAMA3 = _QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|")
 _BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
-_GPT2 = ""
 
 Content = Dict[str, Any]
 
@@ -76,14 +75,18 @@ def pieces_and_merges(model: bytes) -> Tuple[Tuple[str, ...], Tuple[Tuple[str, s
 
 @lru_cache(maxsize=None)
 def byte_level(words: str) -> str:
-    """tokenizer.json (as text) of byte-level BPE with merges inside `words`, GPT-2's where that is ''."""
+    """tokenizer.json (as text) of byte-level BPE inside `words`, GPT-2's where that is ''.
+
+    Merges are learnt across the borders of words, so that every border shows in the ids.
+    """
     tokenizer = Tokenizer(models.BPE())
-    split = [pre_tokenizers.Split(Regex(words), behavior="isolated")] if words else []
-    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not words)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, last]) if split else last
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(training_lines(), trainer)
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not words)
+    split = [pre_tokenizers.Split(Regex(words), behavior="isolated"), last]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split) if words else last
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer.to_str()
 
@@ -202,7 +205,7 @@ _END = "<|endoftext|>"
 
 def gpt2_files(folder: Path, model_type: str = "gpt2", **changes: Any) -> None:
     """vocab.json with <|endoftext|> as its last entry, merges.txt, and next to nothing else."""
-    size = write_vocabulary(folder, _GPT2)
+    size = write_vocabulary(folder, "")
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     write(folder / "vocab.json", {**vocabulary, _END: size})
     write_config(folder, model_type, {"model_max_length": 1024}, **changes)
@@ -210,7 +213,7 @@ def gpt2_files(folder: Path, model_type: str = "gpt2", **changes: Any) -> None:
 
 def opt_files(folder: Path, model_type: str = "opt", **changes: Any) -> None:
     """The begin token is </s>, and is put before every text; the flags stand in special_tokens_map.json, too."""
-    write_vocabulary(folder, _GPT2)
+    write_vocabulary(folder, "")
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     moved = {text: number + 4 for text, number in vocabulary.items()}
     write(folder / "vocab.json", {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, **moved})

@@ -48,8 +48,10 @@ def default_config(model_type: str) -> Dict[str, Any]:
 
 
 @torch.no_grad()
-def logits(folder: str, input_ids: List[List[int]], output: str) -> None:
-    save_file({"logits": load(folder)(input_ids=torch.tensor(input_ids)).logits.contiguous()}, output)
+def logits(folder: str, input_ids: List[List[int]], output: str, **given: List[List[int]]) -> None:
+    """`given` may hold position_ids."""
+    given = {name: torch.tensor(value) for name, value in {"input_ids": input_ids, **given}.items()}
+    save_file({"logits": load(folder)(**given).logits.contiguous()}, output)
 
 
 def gradients(folder: str, input_ids: List[List[int]], labels: List[List[int]], output: str) -> float:
