@@ -25,7 +25,7 @@ COMMANDS: Dict[str, Command] = {
     "data": Command("paddle_sft.cli.data", "check the data of a run, or show its samples: data check CONFIG.json"),
     "launch": Command("paddle_sft.cli.launch", "start several ranks: launch --gpus 0-7 run_finetune.py CONFIG.json"),
     "explain": Command("paddle_sft.cli.explain", "say what an argument means: explain lora_rank"),
-    "doctor": Command("paddle_sft.cli.doctor", "check this installation, or with --model DIR a model folder; say what mends it"),
+    "doctor": Command("paddle_sft.cli.doctor", "check this installation, or a model folder: doctor --model DIR"),
 }
 
 

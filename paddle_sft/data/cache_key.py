@@ -21,12 +21,13 @@ FORMAT = 1
 """Of the cache's own files; raise it when what is in them changes its meaning."""
 
 WITHOUT_EFFECT = (
-    # where things are; what is in them counts
-    "dataset_name_or_path", "dataset", "dataset_dir", "eval_dataset", "data_cache_dir", "overwrite_cache",
+    # where things are and how they look: that is said of each source
+    "dataset_name_or_path", "dataset", "dataset_dir", "eval_dataset", "data_format", "columns",
+    "data_cache_dir", "overwrite_cache",
     # how it is done
     "preprocessing_num_workers", "lazy",
     # what is done with samples afterwards; of packing, whether documents are joined counts
-    "packing", "zero_padding", "greedy_zero_padding", "mixing", "mixing_weights", "data_stages",
+    "packing", "zero_padding", "greedy_zero_padding", "mixing", "mixing_unit", "mixing_exhausted", "data_stages",
     "eval_with_do_generation", "save_generation_output", "pad_to_multiple_of", "pad_to_max_length",
 )  # fmt: skip
 """Fields of DataArguments that don't change a sample."""
@@ -49,7 +50,6 @@ def describe(recipe: Recipe, arguments: Any, split: str, tokenizer_folder: Path)
         "libraries": {name: _version(name) for name in LIBRARIES},
         "tokenizer": _describe_tokenizer(recipe.tools.tokenizer, tokenizer_folder),
         "template": hash_file(template) if template.is_file() else None,
-        "stage": recipe.stage,
         "split": split,
         "splits_rows": split == "train" or not getattr(arguments, "eval_dataset", None),
         "joins_documents": recipe.joins_documents,

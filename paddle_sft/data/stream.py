@@ -164,10 +164,9 @@ class SourceSamples(Iterator[Sample]):
         self._num_samples = start.num_samples
         """Samples of the source before the next one."""
         self._begin = start
-        """Of the chunk that the next sample is in."""
+        """Of the chunk that the last sample came from; where documents run on, the next one begins there, too."""
         self._num_tokens = start.num_samples * self._max_length - start.num_tokens
-        self._begins: Deque[Tuple[Place, int]] = deque([(start.place, self._num_tokens)])
-        """Where documents run on: chunks and the tokens of the source before each, from the next sample's on."""
+        """Tokens of the source before that chunk, where documents run on."""
         self._samples = self._iterate()
         while self._num_samples < skip and next(self, None) is not None:
             pass
@@ -182,21 +181,16 @@ class SourceSamples(Iterator[Sample]):
         """At the next sample or some before it, in JSON values: `start` for `SampleStream.source_samples`."""
         if self._cutter is None:
             return self._begin.as_json()
-        wanted = self._num_samples * self._max_length
-        while len(self._begins) > 1 and self._begins[1][1] <= wanted:
-            self._begins.popleft()
-        place, num_tokens = self._begins[0]
-        return Position(place, self._num_samples, wanted - num_tokens).as_json()
+        used = self._num_samples * self._max_length - self._num_tokens
+        return Position(self._begin.place, self._num_samples, used).as_json()
 
     def _iterate(self) -> Iterator[Sample]:
+        num_tokens = self._num_tokens
         for place, block in self._blocks:
-            if self._cutter is None:
-                self._begin = Position(place, self._num_samples)
-                yield from block
-                continue
-            self._begins.append((place, self._num_tokens))
-            self._num_tokens += len(block.ids)
-            yield from self._tally.keep(self._cutter.add(block))
+            self._begin = Position(place, self._num_samples)
+            self._num_tokens = num_tokens
+            num_tokens += len(block.ids)
+            yield from block if self._cutter is None else self._tally.keep(self._cutter.add(block))
         if self._cutter is not None:
             last = self._tally.keep(self._cutter.finish())
             self._tally.last_block = len(last.ids) or self._max_length

@@ -29,18 +29,18 @@ class _RMSNorm(PyLayer):
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         inverse = paddle.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
         normed = x * inverse
-        ctx.trains_weight = not weight.stop_gradient
+        cpu.wanted(ctx, x, weight)
         ctx.save_for_backward(normed, inverse, weight)
         return normed * weight
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
         normed, inverse, weight = ctx.saved_tensor()
         product = gradient * normed
         along = (product @ weight.unsqueeze(-1)) / normed.shape[-1]
         for_x = inverse * (gradient * weight - normed * along)
-        size = product.shape[-1]
-        return for_x, product.reshape([-1, size]).sum(0) if ctx.trains_weight else None
+        for_weight = product.reshape([-1, product.shape[-1]]).sum(0) if ctx.wanted[1] else None
+        return cpu.only_wanted(ctx, for_x, for_weight)
 
 
 class _Rotary(PyLayer):

@@ -25,31 +25,40 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
+def wanted(ctx: Any, *inputs: Tensor) -> None:
+    """Note in forward which inputs need a gradient: PyLayer asks for None in the place of the others."""
+    ctx.wanted = [not one.stop_gradient for one in inputs]
+
+
+def only_wanted(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
+    return tuple(gradient if asked else None for gradient, asked in zip(gradients, ctx.wanted))
+
+
 class RMSNorm(PyLayer):
     """y = x / sqrt(mean(x^2) + epsilon) * weight (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wanted(ctx, x, weight)
         x = _whole(x)
         size = x.shape[-1]
         output, inverse = paddle.empty_like(x), paddle.empty([x.size // size], dtype="float32")
         pointers = (x.data_ptr(), weight.data_ptr(), output.data_ptr(), inverse.data_ptr())
         load_operators().rms_norm(*pointers, x.size // size, size, epsilon)
-        ctx.trains_weight = not weight.stop_gradient
         ctx.save_for_backward(x, weight, inverse)
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, weight, inverse = ctx.saved_tensor()
         gradient = _whole(gradient)
         for_x = paddle.empty_like(x)
-        for_weight = paddle.empty_like(weight) if ctx.trains_weight else None
+        for_weight = paddle.empty_like(weight) if ctx.wanted[1] else None
         load_operators().rms_norm_grad(
             x.data_ptr(), weight.data_ptr(), inverse.data_ptr(), gradient.data_ptr(), for_x.data_ptr(),
             None if for_weight is None else for_weight.data_ptr(), len(inverse), x.shape[-1],
         )  # fmt: skip
-        return for_x, for_weight
+        return only_wanted(ctx, for_x, for_weight)
 
 
 class Rotary(PyLayer):
@@ -79,6 +88,7 @@ class SwiGLU(PyLayer):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        wanted(ctx, gate, up)
         gate, up = _whole(gate), _whole(up)
         output = paddle.empty_like(gate)
         load_operators().swiglu(gate.data_ptr(), up.data_ptr(), output.data_ptr(), gate.size)
@@ -86,13 +96,13 @@ class SwiGLU(PyLayer):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
         gate, up = ctx.saved_tensor()
         gradient = _whole(gradient)
         for_gate, for_up = paddle.empty_like(gate), paddle.empty_like(up)
         tensors = (gate, up, gradient, for_gate, for_up)
         load_operators().swiglu_grad(*(tensor.data_ptr() for tensor in tensors), gate.size)
-        return for_gate, for_up
+        return only_wanted(ctx, for_gate, for_up)
 
 
 def cross_entropy_in_place(scores: Tensor, labels: Tensor) -> float:
@@ -112,6 +122,7 @@ class SegmentAttention(PyLayer):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, starts: np.ndarray, window: int, scale: float
     ) -> Tensor:
+        wanted(ctx, query, key, value)
         query, key, value = _whole(query), _whole(key), _whole(value)
         rows, width, heads, size = query.shape
         output, log_sums = paddle.empty_like(query), paddle.empty([rows * width, heads], dtype="float32")
@@ -123,13 +134,13 @@ class SegmentAttention(PyLayer):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
         query, key, value, output, log_sums = ctx.saved_tensor()
         gradient = _whole(gradient)
         found = (paddle.empty_like(query), paddle.zeros_like(key), paddle.zeros_like(value))
         tensors = (query, key, value, output, log_sums, gradient, *found)
         load_operators().attention_grad(*(tensor.data_ptr() for tensor in tensors), *ctx.sizes)
-        return found
+        return only_wanted(ctx, *found)
 
 
 def starts_of(segment_lengths: Sequence[Sequence[int]]) -> np.ndarray:

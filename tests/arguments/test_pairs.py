@@ -109,7 +109,11 @@ def test_only_more_accuracy_is_better(load, metric, greater):
          "not used: load_best_model_at_end and early_stopping are off"),
         ({"stage": "pretrain", "src_length": 5}, "src_length",
          "not used: stage pretrain has no prompts, and cuts text every max_length tokens"),
-        ({"overwrite_cache": True, "data_cache_dir": "none"}, "overwrite_cache", "holds anyway: data_cache_dir is none"),
+        (
+            {"overwrite_cache": True, "data_cache_dir": "none"},
+            "overwrite_cache",
+            "holds anyway: data_cache_dir is none, so nothing is kept between runs",
+        ),
     ],
 )  # fmt: skip
 def test_a_value_that_has_no_effect_stays_as_written_and_is_shown(load, changes, name, why):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from paddle_sft.arguments.data import DataArguments
 from paddle_sft.core.errors import DataError
 from paddle_sft.data import build, cache
 from paddle_sft.data.build import build_samples
+from paddle_sft.data.cache_key import WITHOUT_EFFECT
 
 ROW = {"src": "a question", "tgt": "an answer"}
 
@@ -49,7 +52,8 @@ def build_kept(arguments, tokenizer, folder, kept, write):
 
     def make(split="train", stage="sft", **given):
         given = {"data_cache_dir": str(kept), **given}
-        return build_samples(arguments(**given), given.pop("tokenizer", tokenizer), split, stage, model_folder=folder)
+        chosen = given.pop("tokenizer", tokenizer)
+        return build_samples(arguments(**given), chosen, split, stage, model_folder=folder)
 
     return make
 
@@ -112,7 +116,9 @@ CHANGES = {
     "train_on_prompt": lambda env: env.given.update(train_on_prompt=True),
     "a key that nobody knows today": lambda env: env.given.update(some_new_key=1),
     "columns": lambda env: env.given.update(columns={"src": "tgt", "tgt": "src"}),
+    "data_format": lambda env: env.given.update(data_format="src_tgt"),
     "the stage": lambda env: env.given.update(stage="pretrain"),
+    "the stage, documents not joined": lambda env: env.given.update(stage="pretrain", packing="best_fit"),
     "the name of the file, which places have": lambda env: (
         env.data.rename(env.data.with_name("other.json")),
         env.given.update(dataset_name_or_path=str(env.data.with_name("other.json"))),
@@ -146,6 +152,10 @@ def test_what_changes_samples_makes_them_anew_and_nothing_else_does(
     {**CHANGES, **NO_CHANGES}[change](env)
     build_kept(**env.given)
     assert len(fills) == (2 if change in CHANGES else 1)
+
+
+def test_what_is_listed_as_without_effect_is_a_data_argument():
+    assert set(WITHOUT_EFFECT) <= {field.name for field in dataclasses.fields(DataArguments)}
 
 
 def test_the_text_of_a_template_file_counts(build_kept, fills, tmp_path):

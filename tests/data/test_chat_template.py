@@ -66,6 +66,21 @@ def draft_of(conversation, chosen):
     return draft
 
 
+@pytest.mark.parametrize("name", ["chatml", "llama3", "prompted"])
+def test_the_head_is_that_of_each_conversation_whatever_came_before(choose, name):
+    systems = [None, "A.", None, "B", "B", "A."]
+    talks = [talk("a", "b", "c", "d") for _ in systems]
+    talks = [
+        Dialogue(((Message("system", system, False),) if system else ()) + one.turns, one.place)
+        for system, one in zip(systems, talks)
+    ]
+    tokenizer, template = choose(name)
+    together = tokenize_conversations(talks, template, find_specials(tokenizer), tokenizer)
+    alone = [draft_of(one, choose(name)) for one in talks]
+    assert [draft.turn_starts.tolist() for draft in together] == [draft.turn_starts.tolist() for draft in alone]
+    assert len({draft.turn_starts[0] for draft in alone}) > 1
+
+
 def trained_texts(draft, tokenizer):
     """The texts of neighbouring trained tokens."""
     flags = np.concatenate([[False], draft.trained, [False]]).astype(int)

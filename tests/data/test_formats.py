@@ -31,6 +31,17 @@ def test_the_documented_example_of_a_format_is_read_by_the_stages_that_take_it_a
     assert isinstance(record, RECORDS[KINDS[stage]]) and record.place == PLACE and not unused
 
 
+def test_rows_with_the_same_keys_may_be_of_different_formats():
+    """What label holds tells KTO's judgement from a key that nobody reads."""
+    reader = RowReader("sft")
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in ("physics", True, "law")]
+    assert reader.read(rows[0], PLACE)[1] == ("label",)
+    with pytest.raises(DataError, match="a kto row"):
+        reader.read(rows[1], PLACE)
+    assert reader.read(rows[2], PLACE)[1] == ("label",)
+    assert reader.met == {"prompt_completion": (2, PLACE)}
+
+
 def test_lists_are_turns_in_order():
     conversation, _ = read_row({"src": ["a", "c"], "tgt": ["b", "d"]}, PLACE, "sft")
     roles = ("user", "assistant", "user", "assistant")

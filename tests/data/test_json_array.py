@@ -39,6 +39,7 @@ def read(content, head=1, at_once=3):
     mark=st.booleans(),
     at_once=st.integers(1, 9),
 )
+@example(values=[10.5, 1e300, -2], indent=None, is_ascii=True, mark=False, at_once=1)
 def test_values_are_those_of_json_loads(values, indent, is_ascii, mark, at_once):
     content = json.dumps(values, indent=indent, ensure_ascii=is_ascii).encode("utf-8", errors="surrogatepass")
     try:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from paddle_sft.core.records import Conversation, Turn
 from paddle_sft.data.build import build_samples
+from paddle_sft.data.own_template import choose_template
+from paddle_sft.data.tokenize import find_specials, tokenize_conversations
 
 WORDS = "the model reads a prompt and writes an answer, then it stops. 你好，世界 été"
 ROWS = [
@@ -91,3 +96,67 @@ def test_a_chat_template_keeps_the_line_ends_beside_special_tokens(qwen2_tokeniz
     trained = [int(token) for token, flag in zip(sample.ids, sample.trained) if flag]
     said = qwen2_tokenizer.decode(trained, clean_up_tokenization_spaces=False)
     assert said.lstrip("\n") == "an answer <|im_end|> é<|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def text_tokenizer(tmp_path_factory):
+    """The suite's own of the same files, which knows where its tokens stand."""
+    from paddle_sft.models.tokenizers import load_tokenizer
+    from tests.parity.vocabularies import make_qwen2_tokenizer
+
+    folder = tmp_path_factory.mktemp("own")
+    make_qwen2_tokenizer(folder)
+    return load_tokenizer(folder)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(
+        st.text(st.sampled_from("ab dte\n\t,.é今🙂12<|im_end|>"), min_size=1, max_size=12), min_size=1, max_size=5
+    ),
+    template=st.sampled_from(["chatml", "alpaca", "vicuna"]),
+)
+def test_a_text_tokenised_once_has_the_tokens_and_the_answers_of_one_that_is_tokenised_piece_by_piece(
+    text_tokenizer, texts, template
+):
+    class Without:
+        """The same, without `encode_pieces`."""
+
+        def __init__(self):
+            for name in (
+                "eos_token_id",
+                "bos_token_id",
+                "all_special_tokens",
+                "added_tokens_decoder",
+                "special_tokens_map",
+            ):
+                setattr(self, name, getattr(text_tokenizer, name))
+            self.convert_tokens_to_ids = text_tokenizer.convert_tokens_to_ids
+
+        def __call__(self, text, add_special_tokens=True):
+            return text_tokenizer(text, add_special_tokens=add_special_tokens)
+
+    talk = Conversation(
+        tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate([*texts, "end"])), "here"
+    )
+    drafts = []
+    for tokenizer in (text_tokenizer, Without()):
+        specials = find_specials(tokenizer)
+        render = choose_template(template, tokenizer, specials)
+        (draft,) = tokenize_conversations([talk], render, specials, tokenizer)
+        drafts.append([draft.ids.tolist(), draft.trained.tolist(), draft.turn_starts.tolist()])
+    assert drafts[0] == drafts[1]
+
+
+def test_a_tokenizer_that_knows_where_its_tokens_stand_reads_a_text_once(text_tokenizer, monkeypatch):
+    specials = find_specials(text_tokenizer)
+    render = choose_template("vicuna", text_tokenizer, specials)
+    read = []
+    encode = type(text_tokenizer).encode_pieces
+    monkeypatch.setattr(
+        type(text_tokenizer), "encode_pieces", lambda self, runs: read.extend(runs) or encode(self, runs)
+    )
+    monkeypatch.setattr(type(text_tokenizer), "__call__", lambda *_, **__: pytest.fail("the text is read again"))
+    talk = Conversation(tuple(Turn(("user", "assistant")[n % 2], f"text {n}") for n in range(8)), "here")
+    tokenize_conversations([talk], render, specials, text_tokenizer)
+    assert len(read) == 1 and all(f"text {n}" in "".join(read[0]) for n in range(8))

@@ -38,8 +38,9 @@ def test_a_terminal_shows_rows_their_rate_and_how_much_is_left(said):
     assert last.startswith("tokenising train:  75%|") and re.search(r"\| \[00:0\d<00:\d\d, 30 rows, [\d,]+/s\]", last)
 
 
-def test_with_max_samples_the_rows_tell_how_much_is_left(said):
-    assert "tokenising train: 100%|" in said(Terminal(), max_rows=30)
+@pytest.mark.parametrize("max_rows, percent", [(30, 100), (1000, 75)])
+def test_with_max_samples_what_is_nearer_to_the_end_counts(said, max_rows, percent):
+    assert f"tokenising train: {percent:3}%|" in said(Terminal(), max_rows=max_rows).split("\r")[-1]
 
 
 @pytest.mark.parametrize("given", [dict(stderr=io.StringIO()), dict(stderr=Terminal(), title=None)])

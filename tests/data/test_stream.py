@@ -74,8 +74,9 @@ def test_a_stream_gives_what_the_whole_gives(
 
 @pytest.mark.parametrize("name", ["train.json", "train.json.gz", "train.csv"])
 @pytest.mark.parametrize("stage, packing", [("sft", "none"), ("pretrain", "none"), ("pretrain", "best_fit")])
-def test_reading_goes_on_at_any_position(write, arguments, tokenizer, small_chunks, name, stage, packing):
-    """The third file begins in the middle of a block, and small chunks make blocks of several chunks."""
+def test_reading_goes_on_at_any_position(write, arguments, tokenizer, monkeypatch, name, stage, packing):
+    """Blocks begin and end anywhere in chunks, and the second file begins in the middle of one."""
+    monkeypatch.setattr(chunks, "NUM_ROWS", 2)
     lines = ["text"] + [f"document {number}" + " and more" * (number % 4) for number in range(20)]
     content = "\n".join(lines).encode()
     if stage == "sft":

@@ -108,7 +108,7 @@ def test_data_that_changed_since_is_refused(refuse, tmp_path):
     rows = tiny.rows(22, 1)
     rows[11]["tgt"] += " and"
     tiny.write_lines(tmp_path / "data" / "train.json", rows)
-    refuse("checkpoint-4", "data_crc32", "start afresh", dataset_name_or_path=str(tmp_path / "data"), max_steps=6)
+    refuse("checkpoint-4", "data was", "start afresh", dataset_name_or_path=str(tmp_path / "data"), max_steps=6)
 
 
 @pytest.mark.parametrize(

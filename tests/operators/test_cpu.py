@@ -49,11 +49,27 @@ def test_rms_norm(shape):
     require_equal(lambda x, w: cpu.RMSNorm.apply(x, w, 1e-5), lambda x, w: fast._RMSNorm.apply(x, w, 1e-5), inputs)
 
 
-def test_a_frozen_scale_gets_no_gradient():
-    x, weight = tensor(2, 3, 8), tensor(8)
-    weight.stop_gradient = True
-    cpu.RMSNorm.apply(x, weight, 1e-6).sum().backward()
-    assert weight.grad is None and x.grad is not None
+STARTS = cpu.starts_of([[5]])
+FUNCTIONS = {
+    "rms norm": (lambda x, w: cpu.RMSNorm.apply(x, w, 1e-6), [(1, 5, 8), (8,)]),
+    "composed rms norm": (lambda x, w: fast._RMSNorm.apply(x, w, 1e-6), [(1, 5, 8), (8,)]),
+    "swiglu": (cpu.SwiGLU.apply, [(1, 5, 8)] * 2),
+    "attention": (lambda q, k, v: cpu.SegmentAttention.apply(q, k, v, STARTS, 0, 0.3), [(1, 5, 2, 8)] * 3),
+}
+PARTLY = [(name, asked) for name, (_, shapes) in FUNCTIONS.items() for asked in range(len(shapes))]
+
+
+@pytest.mark.parametrize("name, asked", PARTLY)
+def test_an_input_that_is_not_trained_gets_no_gradient_and_changes_none(name, asked):
+    """Adapters on some of a layer's projections: the others' outputs need no gradient in the first layer."""
+    function, shapes = FUNCTIONS[name]
+    inputs = [tensor(*shape, seed=number) for number, shape in enumerate(shapes)]
+    expected = output_and_gradients(function, inputs)[1 + asked]
+    for number, one in enumerate(inputs):
+        one.stop_gradient = number != asked
+    function(*inputs).backward(tensor(*function(*inputs).shape, seed=9))
+    np.testing.assert_array_equal(inputs[asked].grad.numpy(), expected)
+    assert all(one.grad is None or not one.grad.numpy().any() for n, one in enumerate(inputs) if n != asked)
 
 
 @pytest.mark.parametrize("turned", [8, 4, 2])
