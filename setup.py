@@ -43,8 +43,9 @@ EXTRAS = {
     "eval": [],  # nothing yet: what exists of evaluation needs the dependencies above only
     "serve": [],  # the same
     "modelscope": ["modelscope"],  # from_modelscope
+    "zstd": ["zstandard"],  # data files that end in .zst
     "loggers": ["tensorboardX", "wandb"],  # report_to; visualdl comes with paddlenlp
-    "dev": ["pytest>=7", "hypothesis", "ruff", "tensorboardX", 'modelscope; python_version >= "3.10"'],
+    "dev": ["pytest>=7", "hypothesis", "ruff", "tensorboardX", "zstandard", 'modelscope; python_version >= "3.10"'],
 }
 
 

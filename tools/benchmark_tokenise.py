@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -167,8 +168,9 @@ def read_stream(data: Path, model: Path, template: str) -> None:
 
     (num_samples, num_tokens), seconds = timed(read)
     print(f"{num_samples:,} samples, {num_tokens:,} tokens in {seconds.wall:,.0f} s ({seconds.cpu:,.0f} CPU s)")
-    for name, who in (("this process", resource.RUSAGE_SELF), ("the largest worker", resource.RUSAGE_CHILDREN)):
-        print(f"peak memory of {name}: {resource.getrusage(who).ru_maxrss / 1e3:,.0f} MB")
+    own = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii")).group(1)
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(f"peak memory: {int(own) / 1e3:,.0f} MB; of the largest worker: {worker / 1e3:,.0f} MB")
 
 
 def main(argv: Optional[List[str]] = None) -> int:

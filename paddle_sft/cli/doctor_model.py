@@ -21,17 +21,17 @@ def find_model(name: str) -> Path:
     Raises:
         ModelError: it is not here.
     """
+    if looks_like_path(name) and not Path(name).expanduser().is_dir():
+        raise ModelError(f"no model folder {name}")
     looked = []
     for hub, place in HUBS.items():
         try:
             folder = cached_folder(name, hub)
+            looked.append(str(place.cached(name)))
         except ModelError:  # the hub's client is not installed, so nothing of it is here
             continue
         if folder is not None:
             return folder
-        looked.append(str(place.cached(name)))
-    if looks_like_path(name):
-        raise ModelError(f"no model folder {name}")
     raise ModelError(
         f"{name!r} is no folder here, and no cache of a hub has all of it (looked in {', '.join(looked)}). Doctor "
         "downloads nothing, a run does; or give a model folder"

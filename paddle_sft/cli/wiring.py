@@ -46,6 +46,7 @@ from paddle_sft.models.device import choose_device, choose_half_precision, param
 from paddle_sft.models.hub import LoadedModel, build_from_scratch, load_model
 from paddle_sft.models.remote import local_folder
 from paddle_sft.models.tokenizers import fill_token, load_tokenizer, require_known_ids
+from paddle_sft.operators.build import load_operators
 from paddle_sft.stages.catalogue import STAGES
 from paddle_sft.train.checkpoint import find_resume, remove_reports
 from paddle_sft.train.feed import Feed
@@ -110,6 +111,8 @@ class Run:
             "device", {"device": (device, why), "ranks": (num_ranks(), ""), "dtype": (self.dtype, why_dtype)}
         )
         self.report.add("device", "threads", os.environ.get("OMP_NUM_THREADS", "1"), "OMP_NUM_THREADS")
+        if device == "cpu":
+            self.report.add("device", "operators", "compiled" if load_operators() else "Paddle's own", "")
         if (train.bf16 or train.fp16) and not self.half_precision:
             self.report.add("device", "half precision", "off", why_half)
         return training_arguments(self.arguments, self.half_precision)

@@ -15,7 +15,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 from paddle_sft.core.atomic import atomic_folder, damage, write_json
 from paddle_sft.core.log import get_logger, rank
@@ -60,18 +60,16 @@ def read_or_make(root: Path, key: str, fill: Fill, source_names: Sequence[str], 
     A folder that is damaged is made again. Where nothing can be written (no room, no permission) that is said and the
     samples are kept in memory. With `overwrite` a folder that is older than this call is made again.
     """
-    began = time.time()
-    folder = root / key
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = root / f".lock-{key}"
-        lock.touch()
-    except OSError as error:
-        return _in_memory(root, fill, source_names, error)
-    newer_than = began if overwrite else 0.0
+    newer_than = time.time() if overwrite else 0.0
+    folder, lock = root / key, root / f".lock-{key}"
     kept, _ = _read(folder, newer_than)
     if kept is not None:
         return kept
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        return _in_memory(root, fill, source_names, error)
     with locked(lock):
         kept, problem = _read(folder, newer_than)
         if kept is not None:
@@ -149,33 +147,44 @@ def _in_words(folder: Path) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file; say whom one waits for. Where the file system knows no locks, go on without."""
+    """Hold the lock of a file; say whom one waits for. Where nothing can be locked, say so and go on."""
+    try:
+        file = open(path, "rb+", buffering=0)
+    except OSError as error:  # another user's
+        _say_not_locked(path, error)
+        yield
+        return
+    with file:
+        _wait_for(file, path)
+        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "rank": rank()})
+        with contextlib.suppress(OSError):  # the disk is full; then nobody is told whom he waits for
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), holder.encode("utf-8"), 0)
+        yield
+
+
+def _wait_for(file: IO[bytes], path: Path) -> None:
     import fcntl
 
-    with open(path, "r+", encoding="utf-8") as file:
-        began, said_at = time.monotonic(), 0.0
-        pause = 0.02
-        while True:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    get_logger().warning("%s can't be locked (%s); other runs may tokenise the same", path, error)
-                    break
-            waited = time.monotonic() - began
-            if waited >= SAYS_AFTER and waited - said_at >= (SAYS_AGAIN if said_at else 0.0):
-                said_at = waited
-                get_logger().info(
-                    "waiting for %s, which tokenises the same data (%.0f s so far)", _holder(path), waited
-                )
-            time.sleep(pause)
-            pause = min(pause * 1.5, 1.0)
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "rank": rank()}))
-        file.flush()
-        yield
+    began, said_at, pause = time.monotonic(), 0.0, 0.02
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                _say_not_locked(path, error)
+                return
+        waited = time.monotonic() - began
+        if waited >= SAYS_AFTER and waited - said_at >= (SAYS_AGAIN if said_at else 0.0):
+            said_at = waited
+            get_logger().info("waiting for %s, which tokenises the same data (%.0f s so far)", _holder(path), waited)
+        time.sleep(pause)
+        pause = min(pause * 1.5, 1.0)
+
+
+def _say_not_locked(path: Path, error: OSError) -> None:
+    get_logger().warning("%s can't be locked (%s); other runs may tokenise the same", path, error.strerror or error)
 
 
 def _holder(path: Path) -> str:

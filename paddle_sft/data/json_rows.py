@@ -13,6 +13,8 @@ FoundRow = Tuple[Optional[dict], str]
 
 REMEDY = 'write one complete JSON object on one line, such as {"src": "...", "tgt": "..."}'
 
+_DECODER = json.JSONDecoder()
+_BLANK = " \t\n\r"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -76,7 +78,9 @@ def decode(content: bytes, place: str, start: int, problems: Problems) -> Option
 
 def _parse_text(text: str, place: str, problems: Problems) -> Optional[dict]:
     try:
-        value = json.loads(text)
+        value, end = _DECODER.raw_decode(text)  # json.loads without its search for white space, which is gone already
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, len(text) - len(text[end:].lstrip(_BLANK)))
     except json.JSONDecodeError as error:
         problems.add(f"{place}: not valid JSON ({error.msg}, column {error.colno}); {REMEDY}")
         return None

@@ -42,6 +42,8 @@ def texts_of(row: dict, key: str, place: str) -> List[str]:
     value = row[key]
     entries = value if isinstance(value, list) else [value]
     for index, entry in enumerate(entries):
+        if isinstance(entry, str) and entry.isascii():
+            continue  # as most are; the words for a message cost more than the check
         which = f"{key}[{index}]" if isinstance(value, list) else key
         remedy = "write a string or a list of strings" + (' ("" for no text)' if entry is None else "")
         text_of(entry, which, place, remedy)

@@ -191,6 +191,7 @@ def _serve(connection: Connection, works: Sequence[Callable]) -> None:
         end.close()
     _open_ends.clear()
     gc.freeze()  # looking through what the parent has would copy its memory page by page
+    gc.set_threshold(100_000)  # a chunk makes thousands of lists and no cycles
     given: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, given), daemon=True).start()
     while True:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -277,6 +279,34 @@ def test_where_nothing_can_be_written_the_run_goes_on_and_that_is_said(build_kep
     assert f"can't be kept in {kept}" in caplog.text and "the run goes on" in caplog.text
 
 
+def test_a_folder_that_can_only_be_read_is_read(build_kept, fills, monkeypatch):
+    build_kept()
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("touch", "mkdir"):
+        monkeypatch.setattr(cache.Path, name, refuse)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert "tokenised samples: in memory" not in build_kept().lines() and len(fills) == 1
+    assert "tokenised samples: in memory" in build_kept(max_length=9).lines()
+
+
+@pytest.mark.parametrize("name", ["open", "fcntl"])
+def test_where_nothing_can_be_locked_the_run_goes_on_and_that_is_said(build_kept, kept, caplog, monkeypatch, name):
+    monkeypatch.setattr(cache.get_logger(), "propagate", True)
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if name == "open":
+        monkeypatch.setattr(cache, "open", refuse, raising=False)
+    else:
+        monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert len(build_kept()) == 2 and len(entries(kept)) == 1
+    assert "can't be locked (No locks available)" in caplog.text
+
+
 SCRIPT = """
 import json, sys, time
 sys.path.insert(0, {root!r})
@@ -340,7 +370,7 @@ def test_a_process_that_was_killed_leaves_no_lock_and_what_it_left_is_removed(st
     assert "waiting" not in err and not left.exists() and not other.exists()
 
 
-@pytest.mark.parametrize("limit", [100, 2000, 20000])
+@pytest.mark.parametrize("limit", [10, 100, 2000, 20000])
 def test_a_disk_that_fills_up_does_not_stop_the_run(start, kept, limit):
     """Files that may not grow beyond `limit` bytes: the ids have 24,000, the list of files more than 100."""
     out, err = start(before=LIMIT_FILES.format(limit)).communicate(timeout=60)
