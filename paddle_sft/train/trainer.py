@@ -29,7 +29,6 @@ from paddle_sft.train.checkpoint import Progress
 from paddle_sft.train.evaluate import DevSets, evaluate_sets
 from paddle_sft.train.feed import Feed, Step
 from paddle_sft.train.gradients import global_norm, sum_over_ranks
-from paddle_sft.train.interrupts import noticing_interrupts
 from paddle_sft.train.optimizer import build_optimizer, optimizer_arrays, restore_optimizer
 from paddle_sft.train.plan import random_seed
 from paddle_sft.train.weights import trainable_parameters
@@ -110,14 +109,12 @@ class SFTTrainer(Trainer):
             self.evaluate()
             self.control.should_training_stop = False
         try:
-            with noticing_interrupts() as raise_if_interrupted:
-                for step in range(first_step, self.feed.num_steps):
-                    if self.control.should_training_stop:  # perhaps before the first: early stopping had spoken
-                        break
-                    self._one_step(step)
-                    raise_if_interrupted()
-                    self.progress.seconds = seconds_before + time.time() - began
-                    self._follow_control()
+            for step in range(first_step, self.feed.num_steps):
+                if self.control.should_training_stop:  # perhaps before the first: early stopping had spoken
+                    break
+                self._one_step(step)
+                self.progress.seconds = seconds_before + time.time() - began
+                self._follow_control()
         finally:
             self.feed.close()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
