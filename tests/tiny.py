@@ -228,12 +228,15 @@ def snapshot(model: Any) -> Dict[str, np.ndarray]:
 
 def train_deltas(model: Any, seed: int = 0, size: float = 0.1) -> None:
     """Give every adapter weight a random value, as if it had been trained: at its start an adapter does nothing."""
-    from paddle_sft.adapters.base import adapted_linears
+    import paddle
+
+    from paddle_sft.adapters.base import is_adapters
 
     random = np.random.default_rng(seed)
-    for layer in adapted_linears(model).values():
-        for parameter in layer.delta.parameters():
-            parameter.set_value((size * random.standard_normal(parameter.shape)).astype("float32"))
+    for name, parameter in model.named_parameters():
+        if is_adapters(name) and not parameter.stop_gradient:
+            drawn = size * random.standard_normal(parameter.shape).astype("float32")
+            parameter.set_value(parameter + paddle.to_tensor(drawn).astype(parameter.dtype))
 
 
 def slow_loss(model: Any, sample: Any) -> Tuple[float, int]:

@@ -45,7 +45,7 @@ def make_folders(root: Path, hidden: int, layers: int, vocabulary: int, shard: s
     }  # fmt: skip
     model = build_from_scratch(config, "float32", seed=0)
     write_model(root / "base", model, "hf", shard)
-    adapter = attach(model, "lora", LoRAConfig(8, 16.0), None)
+    adapter = attach(model, "lora", LoRAConfig(lora_rank=8, lora_alpha=16.0), None)
     for layer in adapted_linears(model).values():
         layer.delta.lora_b.set_value(0.001 * paddle.randn(layer.delta.lora_b.shape))
     (root / "adapter").mkdir()

@@ -1,33 +1,64 @@
-"""The contract between an adapter method and everything else, and the one wrapper that composes it with its base."""
+"""The contract between an adapter method and everything else, and the one wrapper that composes it with its base.
+
+A method changes linear layers (`Update`, most often by adding to them: `Delta`), or the model as a whole
+(`ModelUpdate`). Attaching, saving, merging and the tests know nothing else of a method.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple
 
 from paddle import Tensor, nn
 
+DEFAULT_NAME = "default"
+"""Name of an adapter where only one is there."""
 
-class Delta(nn.Layer):
-    """What a method adds to one linear layer.
 
-    A subclass sets `starts_at_zero`, takes (in_features, out_features, config, dtype) and implements `forward` and
-    `delta_weight`. Merging, saving and the tests know nothing else of a method.
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What every method's config has. The fields of a method's own config are keys of `AdapterArguments`."""
+
+    target_modules: Tuple[str, ...] = ()
+    """Paths of the linear layers that are adapted, as they were found at attach."""
+
+    def for_path(self, path: str) -> AdapterConfig:
+        """The config of one layer: a method whose numbers differ from layer to layer overrides this."""
+        return self
+
+
+class Update(nn.Layer):
+    """What a method does to one linear layer.
+
+    A subclass takes (in_features, out_features, config, dtype), makes its parameters there, and implements `forward`,
+    `merged_weight` and `count`. Its parameters and buffers (its state_dict) are what an adapter folder holds.
     """
 
     starts_at_zero = True
+    """Whether the layer computes what its base does until the first step."""
+    why_not_merge = ""
+    """Why no weight matrix can stand for the adapted layer, and what to do instead; empty where one can."""
 
     def __init__(self, in_features: int, out_features: int, config: Any, dtype: str) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What is added to the base layer's output. x [..., in] -> [..., out]."""
+    def start(self, base: nn.Layer) -> None:
+        """Take first values from the base layer (models.linears: `weight_matrix`). Called once, at attach, never when a
+        trained adapter is loaded; the base is not changed."""
+
+    def forward(self, x: Tensor, base: nn.Layer) -> Tensor:
+        """The adapted layer's output. x [..., in] -> [..., out]."""
         raise NotImplementedError
 
-    def delta_weight(self) -> Tensor:
-        """The same update as one float32 matrix [in, out], for merging."""
+    def merged_weight(self, weight: Tensor) -> Tensor:
+        """The weight [in, out] of the plain layer that computes the same, from the base's; float32 both."""
         raise NotImplementedError
+
+    def merged_bias(self, bias: Optional[Tensor]) -> Optional[Tensor]:
+        """The same for the bias [out], None where the base has none."""
+        return bias
 
     @staticmethod
     def count(in_features: int, out_features: int, config: Any) -> int:
@@ -35,14 +66,73 @@ class Delta(nn.Layer):
         raise NotImplementedError
 
 
-class AdaptedLinear(nn.Layer):
-    """A frozen linear layer plus an update: y = base(x) + delta(x)."""
+class Delta(Update):
+    """An update that is added: y = base(x) + delta(x). Several of them may be active at once."""
 
-    def __init__(self, base: nn.Layer, delta: Delta) -> None:
+    def forward(self, x: Tensor, base: nn.Layer) -> Tensor:
+        return base(x) + self.delta(x)
+
+    def delta(self, x: Tensor) -> Tensor:
+        """What is added to the base layer's output. x [..., in] -> [..., out]."""
+        raise NotImplementedError
+
+    def delta_weight(self) -> Tensor:
+        """The same as one float32 matrix [in, out]; float32 because bfloat16 would round it away on merge."""
+        raise NotImplementedError
+
+    def merged_weight(self, weight: Tensor) -> Tensor:
+        return weight + self.delta_weight()
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The sizes of a base model that a `ModelUpdate` is made for; they stand in adapter.json."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+
+
+class ModelUpdate(nn.Layer):
+    """What a method does to the model as a whole: virtual tokens, keys and values before a row, edited hidden states.
+
+    A subclass takes (facts, config, dtype), makes its parameters there, and implements `install` and `count`.
+    """
+
+    starts_at_zero = False
+    why_not_merge = ""
+    """Why it can't be merged, and what to do instead."""
+
+    def __init__(self, facts: ModelFacts, config: Any, dtype: str) -> None:
+        super().__init__()
+        self.facts = facts
+        self.enabled = True
+
+    def start(self, model: nn.Layer) -> None:
+        """Take first values from the model. Called once, at attach, never when a trained adapter is loaded."""
+
+    def install(self, model: nn.Layer) -> None:
+        """Put it into the model's forward; it computes the plain model while `enabled` is false."""
+        raise NotImplementedError
+
+    @staticmethod
+    def count(facts: ModelFacts, config: Any) -> int:
+        """Trainable numbers by formula; a test compares it with the parameters that exist."""
+        raise NotImplementedError
+
+
+class AdaptedLinear(nn.Layer):
+    """A frozen linear layer and the updates it may be computed with."""
+
+    def __init__(self, base: nn.Layer) -> None:
         super().__init__()
         self.base = base
-        self.delta = delta
-        self.enabled = True
+        self.updates = nn.LayerDict()
+        self.active: Tuple[str, ...] = ()
+        """Names of the updates that take part: none, one, or several that are added."""
         for parameter in base.parameters():
             parameter.stop_gradient = True
 
@@ -51,10 +141,36 @@ class AdaptedLinear(nn.Layer):
         """The base's weight, for PaddleNLP code that asks a linear layer for its dtype or shape."""
         return self.base.weight
 
+    @property
+    def bias(self) -> Optional[Tensor]:
+        return self.base.bias
+
+    @property
+    def update(self) -> Update:
+        """The one update of a layer that has one."""
+        (only,) = self.updates.values()
+        return only
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.delta(x) if self.enabled else self.base(x)
+        if len(self.active) == 1:
+            return self.updates[self.active[0]](x, self.base)
+        output = self.base(x)
+        for name in self.active:
+            output = output + self.updates[name].delta(x)
+        return output
 
 
-def adapted_linears(model: nn.Layer) -> Dict[str, AdaptedLinear]:
-    """Path -> wrapper, in the model's order."""
-    return {path: layer for path, layer in model.named_sublayers() if isinstance(layer, AdaptedLinear)}
+def adapted_linears(model: nn.Layer, name: Optional[str] = None) -> Dict[str, AdaptedLinear]:
+    """Path -> wrapper, in the model's order; only those with an update called `name`, if one is given."""
+    found = {path: layer for path, layer in model.named_sublayers() if isinstance(layer, AdaptedLinear)}
+    return {path: layer for path, layer in found.items() if name is None or name in layer.updates}
+
+
+def model_updates(model: nn.Layer) -> Dict[str, ModelUpdate]:
+    """Adapter's name -> its `ModelUpdate`."""
+    return dict(model.model_updates.items()) if hasattr(model, "model_updates") else {}
+
+
+def is_adapters(parameter_name: str) -> bool:
+    """Whether a parameter of an adapted model is an adapter's, by its name."""
+    return ".updates." in parameter_name or parameter_name.startswith("model_updates.")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_sft.adapters.attach import whole_parameters, wrap
-from paddle_sft.adapters.base import Delta, adapted_linears
+from paddle_sft.adapters.attach import base_linears, facts_of, whole_parameters, wrap
+from paddle_sft.adapters.base import DEFAULT_NAME, ModelFacts, Update, adapted_linears, model_updates
 from paddle_sft.adapters.catalogue import ADAPTERS
 from paddle_sft.core.atomic import write_json
 from paddle_sft.core.catalogue import choose
@@ -20,12 +20,14 @@ from paddle_sft.core.errors import ModelError
 from paddle_sft.core.tensorfile import TensorFile, write_arrays
 from paddle_sft.data.classes import Classes
 from paddle_sft.models.hub import assign, stored
-from paddle_sft.models.linears import features, find_linears
+from paddle_sft.models.linears import features
 from paddle_sft.models.vocabulary import NewRows, grow, read_rows, set_rows
 
 ADAPTER_WEIGHTS = "adapter.safetensors"
 ADAPTER_CONFIG = "adapter.json"
 FORMAT_VERSION = 1
+_MODEL = "model."
+"""Begin of the names of what belongs to the model as a whole, not to one linear layer."""
 _ROWS = ".new_rows"
 """End of the names of rows that the base model's embedding and head have not."""
 
@@ -46,27 +48,47 @@ class SavedAdapter:
     """Of a classifier's adapter."""
     new_rows: Optional[NewRows] = None
     """Rows of the embedding and the LM head for new tokens."""
+    facts: Optional[ModelFacts] = None
+    """Of the base; None in a folder of a method that doesn't need them."""
 
     def rows(self) -> Dict[str, Tuple[np.ndarray, str]]:
         """Parameter's name -> (its new rows, their type)."""
         names = [name for name in self.file.specs if name.endswith(_ROWS)]
         return {name[: -len(_ROWS)]: (self.file.read(name), self.file.specs[name].tag) for name in names}
 
-    def delta(self, path: str) -> Delta:
+    def update(self, path: str) -> Update:
         """The trained update of one layer, alone, in float32."""
-        rows, columns = self.shapes[path]
-        delta = ADAPTERS[self.method].layer(rows, columns, self.config, "float32")
-        _fill(delta, path, self.file)
-        delta.eval()
-        return delta
+        update = self._fresh(path)
+        _fill(update, f"{path}.", self.file)
+        update.eval()
+        return update
+
+    def _fresh(self, path: str) -> Update:
+        return ADAPTERS[self.method].layer(*self.shapes[path], self.config.for_path(path), "float32")
+
+    def expected(self) -> Iterator[Tuple[str, nn.Layer]]:
+        """(begin of the names, layer without values) of everything the method has; for their names and shapes."""
+        with paddle.LazyGuard():
+            for path in self.shapes:
+                yield f"{path}.", self._fresh(path)
+            if ADAPTERS[self.method].model is not None:
+                yield _MODEL, ADAPTERS[self.method].model(self.facts, self.config, "float32")
 
 
-def adapter_arrays(model: nn.Layer) -> Dict[str, np.ndarray]:
+def _parts(model: nn.Layer, adapter: str) -> Iterator[Tuple[str, nn.Layer]]:
+    """(begin of the names, layer) of everything that an adapter has in a model."""
+    for path, layer in adapted_linears(model, adapter).items():
+        yield f"{path}.", layer.updates[adapter]
+    if adapter in model_updates(model):
+        yield _MODEL, model_updates(model)[adapter]
+
+
+def adapter_arrays(model: nn.Layer, adapter: str = DEFAULT_NAME) -> Dict[str, np.ndarray]:
     """path.parameter -> array, for every adapted layer of a model, and whatever else the base has not."""
     arrays = {
-        f"{path}.{name}": stored(parameter)
-        for path, layer in adapted_linears(model).items()
-        for name, parameter in layer.delta.named_parameters()
+        begin + name: stored(value)
+        for begin, part in _parts(model, adapter)
+        for name, value in part.state_dict().items()
     }
     arrays.update({name: stored(parameter) for name, parameter in whole_parameters(model).items()})
     rows = getattr(model, "new_rows", None)
@@ -75,17 +97,23 @@ def adapter_arrays(model: nn.Layer) -> Dict[str, np.ndarray]:
     return arrays
 
 
-def save_adapter(folder: Path, model: nn.Layer, method: str, config: Any) -> None:
-    """Write the adapter of `model` into an existing folder."""
-    shapes = {path: list(features(layer.base)) for path, layer in adapted_linears(model).items()}
+def save_adapter(folder: Path, model: nn.Layer, method: str, config: Any, adapter: str = DEFAULT_NAME) -> None:
+    """Write the adapter called `adapter` of `model` into an existing folder."""
+    shapes = {path: list(features(layer.base)) for path, layer in adapted_linears(model, adapter).items()}
     content = {
         "method": method,
         "format_version": FORMAT_VERSION,
         **{key: value for key, value in asdict(config).items() if key != "target_modules"},
         **_beyond_deltas(model),
-        "base": {"model_type": model.config.model_type, "vocab_size": model.config.vocab_size, "linear_shapes": shapes},
+        "base": {
+            "model_type": model.config.model_type,
+            "vocab_size": model.config.vocab_size,
+            "linear_shapes": shapes,
+            "facts": asdict(facts_of(model)),
+        },
     }
-    write_arrays(Path(folder) / ADAPTER_WEIGHTS, adapter_arrays(model), {"format": "paddle_sft"}, checksums=True)
+    arrays = adapter_arrays(model, adapter)
+    write_arrays(Path(folder) / ADAPTER_WEIGHTS, arrays, {"format": "paddle_sft"}, checksums=True)
     write_json(Path(folder) / ADAPTER_CONFIG, content)
 
 
@@ -116,6 +144,7 @@ def read_adapter(folder: Path) -> SavedAdapter:
         shapes = {path: tuple(shape) for path, shape in base["linear_shapes"].items()}
         whole = {name: tuple(shape) for name, shape in content.get("modules_to_save", {}).items()}
         rows = NewRows(**content["new_rows"]) if "new_rows" in content else None
+        facts = ModelFacts(**base["facts"]) if "facts" in base else None
         classes = content.get("classes")
         if classes is not None:
             classes = Classes(tuple(classes["names"]), classes["multi_label"], known=True)
@@ -132,33 +161,33 @@ def read_adapter(folder: Path) -> SavedAdapter:
         **{key: value for key, value in content.items() if key in known}, target_modules=tuple(shapes)
     )
     file = TensorFile(folder / ADAPTER_WEIGHTS)
-    saved = SavedAdapter(folder, method_name, config, shapes, file, whole, classes, rows)
+    saved = SavedAdapter(folder, method_name, config, shapes, file, whole, classes, rows, facts)
     _require_complete(saved)
     return saved
 
 
-def load_adapter(model: nn.Layer, folder: Path) -> SavedAdapter:
-    """Attach a trained adapter to its base model, in place.
+def load_adapter(model: nn.Layer, folder: Path, adapter: str = DEFAULT_NAME) -> SavedAdapter:
+    """Attach a trained adapter to its base model, in place, under the name `adapter`.
 
     Raises:
         ModelError: the adapter was trained on another base (the shapes that differ are named), or for other classes.
     """
     saved = read_adapter(folder)
     _require_classes(saved, model)
-    linears = find_linears(model)
+    linears = base_linears(model)
     require_base(saved, {path: features(layer) for path, layer in linears.items()}, "the base model")
-    wrap(model, saved.method, saved.config, {path: linears[path] for path in saved.shapes})
+    wrap(model, saved.method, saved.config, {path: linears[path] for path in saved.shapes}, adapter)
     if saved.new_rows is not None:
         require_vocabulary(saved, int(model.config.vocab_size), "the base model")
         grow(model, saved.new_rows.first, saved.new_rows.end)
-    fill_adapter(model, saved)
+    fill_adapter(model, saved, adapter)
     return saved
 
 
-def fill_adapter(model: nn.Layer, saved: SavedAdapter) -> None:
+def fill_adapter(model: nn.Layer, saved: SavedAdapter, adapter: str = DEFAULT_NAME) -> None:
     """Give `model`, which has the same layers adapted and the same vocabulary, all that the adapter's file holds."""
-    for path, layer in adapted_linears(model).items():
-        _fill(layer.delta, path, saved.file)
+    for begin, part in _parts(model, adapter):
+        _fill(part, begin, saved.file)
     for name, parameter in whole_parameters(model).items():
         if name in saved.whole:
             assign(parameter, saved.file.read(name), saved.file.specs[name].tag)
@@ -202,19 +231,17 @@ def require_vocabulary(saved: SavedAdapter, vocab_size: int, place: str) -> None
         )
 
 
-def _fill(delta: Delta, path: str, file: TensorFile) -> None:
-    for name, parameter in delta.named_parameters():
-        full = f"{path}.{name}"
-        assign(parameter, file.read(full), file.specs[full].tag)
+def _fill(part: nn.Layer, begin: str, file: TensorFile) -> None:
+    for name, value in part.state_dict().items():
+        assign(value, file.read(begin + name), file.specs[begin + name].tag)
 
 
 def _require_complete(saved: SavedAdapter) -> None:
-    expected = {}
-    method = ADAPTERS[saved.method]
-    with paddle.LazyGuard():
-        for path, (rows, columns) in saved.shapes.items():
-            delta = method.layer(rows, columns, saved.config, "float32")
-            expected.update({f"{path}.{name}": tuple(p.shape) for name, p in delta.named_parameters()})
+    expected = {
+        begin + name: tuple(value.shape)
+        for begin, part in saved.expected()
+        for name, value in part.state_dict().items()
+    }
     expected.update(saved.whole)
     found = {name: spec.shape for name, spec in saved.file.specs.items()}
     if saved.new_rows is not None:

@@ -7,40 +7,28 @@ import re
 from dataclasses import dataclass
 from typing import List, Optional, Union
 
-from paddle_sft.arguments.fields import ABOVE_ZERO, DROPOUT, POSITIVE, Checked, NotYet, argument
+from paddle_sft.arguments.adapter_linear import LinearKeys
+from paddle_sft.arguments.adapter_lora import LoRAKeys
+from paddle_sft.arguments.adapter_methods import METHODS
+from paddle_sft.arguments.adapter_model import ModelKeys
+from paddle_sft.arguments.fields import NotYet, argument
 
 ALL_LINEAR = "all-linear"
-_LORA = NotYet('plain LoRA is ("lora": true).')
-_REFT = NotYet('use LoRA ("lora": true, with lora_rank, lora_dropout and lora_target_modules).')
-_PREFIX = NotYet('use LoRA ("lora": true).')
 
 
 @dataclass(frozen=True)
-class AdapterArguments(Checked):
-    """LoRA (https://arxiv.org/abs/2106.09685): W + lora_alpha / lora_rank * A B, with W frozen."""
+class AdapterArguments(ModelKeys, LinearKeys, LoRAKeys):
+    """The method that trains a few weights beside a frozen model, and what every method asks."""
 
-    lora: bool = argument(
-        False, "Train a LoRA adapter and freeze the model.", "训练 LoRA 适配器，冻结模型。", rows=(16, 48, 186)
-    )
-    lora_path: Optional[str] = argument(None, "Adapter folder to start from.", "作为起点的适配器目录。", rows=(49,))
-    lora_rank: int = argument(
-        8,
-        "Inner size r of the update; memory and trained weights grow linearly with it.",
-        "更新的内部维度 r；内存与可训练权重随之线性增长。",
-        aliases=("lora_r", "r"),
-        bounds=POSITIVE,
-        rows=(50, 143, 145, 188),
-    )
-    lora_alpha: Optional[float] = argument(
+    adapter: Optional[str] = argument(
         None,
-        "The update is multiplied by lora_alpha / lora_rank; null: 2 * lora_rank.",
-        "更新乘以 lora_alpha / lora_rank；null：2 * lora_rank。",
-        bounds=ABOVE_ZERO,
-        rows=(50, 143, 145, 188),
+        "Train an adapter of this method and freeze the model; null: every weight is trained.",
+        "用该方法训练适配器，冻结模型；null：训练全部权重。",
+        choices=tuple(METHODS),
+        rows=(),
     )
-    lora_dropout: float = argument(
-        0.0, "Dropout on the input of the update.", "更新输入上的 dropout。", bounds=DROPOUT, rows=(50, 143, 145)
-    )
+    lora: bool = argument(False, "The same as adapter lora.", "等同于 adapter 为 lora。", rows=(16, 48, 186))
+    lora_path: Optional[str] = argument(None, "Adapter folder to start from.", "作为起点的适配器目录。", rows=(49,))
     lora_target_modules: Optional[Union[str, List[str]]] = argument(
         None,
         "Layers that get an update: a list (or comma list) of names, a regular expression that matches the whole name, "
@@ -56,102 +44,6 @@ class AdapterArguments(Checked):
         aliases=("modules_to_save",),
         not_yet=NotYet('list linear layers in lora_target_modules, or train every weight ("lora": false).', off=([],)),
         rows=(187,),
-    )
-    rslora: bool = argument(
-        False,
-        "rsLoRA: multiply by alpha / sqrt(rank).",
-        "rsLoRA：乘以 alpha / sqrt(rank)。",
-        aliases=("use_rslora",),
-        not_yet=NotYet("set lora_alpha to alpha * sqrt(lora_rank) for the same scaling."),
-        rows=(20, 51),
-    )
-    lora_plus_scale: float = argument(
-        1.0,
-        "LoRA+: learning rate of B over that of A.",
-        "LoRA+：B 与 A 的学习率之比。",
-        not_yet=NotYet("A and B share learning_rate."),
-        rows=(18, 52),
-    )
-    pissa: bool = argument(
-        False,
-        "PiSSA: start from the largest singular vectors.",
-        "PiSSA：从最大奇异向量开始。",
-        not_yet=_LORA,
-        rows=(19,),
-    )
-    lora_use_mixer: bool = argument(
-        False, "MosLoRA: a mixer between A and B.", "MosLoRA：A 与 B 之间加混合矩阵。", not_yet=_LORA, rows=(24, 56)
-    )
-    use_mora: bool = argument(False, "MoRA: a square update.", "MoRA：方阵更新。", not_yet=_LORA)
-    use_quick_lora: bool = argument(False, "A faster LoRA without dropout.", "无 dropout 的快速 LoRA。", not_yet=_LORA)
-    vera: bool = argument(
-        False,
-        "VeRA: shared random matrices, trained vectors.",
-        "VeRA：共享随机矩阵，训练向量。",
-        not_yet=NotYet('use LoRA ("lora": true).'),
-        rows=(22, 54),
-    )
-    vera_rank: int = argument(
-        8, "Inner size of VeRA.", "VeRA 的内部维度。", not_yet=NotYet("use lora_rank with LoRA."), rows=(54,)
-    )
-    lokr: bool = argument(
-        False,
-        "LoKr: the update as a Kronecker product.",
-        "LoKr：更新为 Kronecker 积。",
-        not_yet=NotYet('use LoRA ("lora": true).'),
-        rows=(23, 55),
-    )
-    lokr_rank: int = argument(
-        8,
-        "Inner size of LoKr.",
-        "LoKr 的内部维度。",
-        aliases=("lokr_dim",),
-        not_yet=NotYet("use lora_rank with LoRA."),
-        rows=(55,),
-    )
-    lokr_path: Optional[str] = argument(
-        None, "LoKr folder to start from.", "作为起点的 LoKr 目录。", not_yet=NotYet("use lora_path with LoRA.")
-    )
-    prefix_tuning: bool = argument(False, "Prefix tuning.", "前缀微调。", not_yet=_PREFIX)
-    prefix_path: Optional[str] = argument(None, "Prefix folder to start from.", "作为起点的前缀目录。", not_yet=_PREFIX)
-    num_prefix_tokens: int = argument(128, "Length of the prefix.", "前缀长度。", not_yet=_PREFIX)
-    reft: bool = argument(
-        False,
-        "ReFT: edit hidden states at some positions.",
-        "ReFT：在部分位置编辑隐藏状态。",
-        not_yet=_REFT,
-        rows=(25,),
-    )
-    layers: str = argument("all", "ReFT: layers.", "ReFT：层。", not_yet=_REFT, rows=(87,))
-    position: str = argument(
-        "f7",
-        "ReFT: positions, f7 is the first 7 tokens.",
-        "ReFT：位置，f7 为前 7 个 token。",
-        not_yet=NotYet(_REFT.instead, off=("f7+l7",)),
-        rows=(88,),
-    )
-    intervention_type: str = argument(
-        "LoreftIntervention", "ReFT: kind of intervention.", "ReFT：干预类型。", not_yet=_REFT, rows=(89,)
-    )
-    rank: int = argument(
-        8, "ReFT: rank (LoRA's is lora_rank).", "ReFT：秩（LoRA 用 lora_rank）。", not_yet=_REFT, rows=(90,)
-    )
-    act_fn: str = argument("linear", "ReFT: activation.", "ReFT：激活函数。", not_yet=_REFT, rows=(91,))
-    add_bias: bool = argument(False, "ReFT: add a bias.", "ReFT：加偏置。", not_yet=_REFT, rows=(92,))
-    dropout: float = argument(
-        0.0,
-        "ReFT: dropout (LoRA's is lora_dropout).",
-        "ReFT：dropout（LoRA 用 lora_dropout）。",
-        not_yet=_REFT,
-        rows=(93,),
-    )
-    spectrum_config_path: Optional[str] = argument(
-        None,
-        "Spectrum: file of layers chosen by signal-to-noise ratio.",
-        "Spectrum：按信噪比选层的文件。",
-        aliases=("spectrum",),
-        not_yet=NotYet('train every weight ("lora": false) or use LoRA.', off=(False,)),
-        rows=(167, 168),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Iterator, List, Tuple
 
-from paddle_sft.arguments.adapter import ALL_LINEAR, read_targets
+from paddle_sft.arguments.check_adapter import check_adapter, derive_adapter
 from paddle_sft.arguments.check_classes import check_classification, derive_classification
 from paddle_sft.arguments.check_data import (
     check_held_out,
@@ -13,6 +13,13 @@ from paddle_sft.arguments.check_data import (
     check_pose,
     check_template,
     derive_template,
+)
+from paddle_sft.arguments.check_step import (
+    check_attention,
+    check_long_context,
+    check_nonfinite,
+    check_recompute,
+    derive_step,
 )
 from paddle_sft.arguments.draft import Draft, Problem
 from paddle_sft.arguments.hub import HUB_KEYS, hub_problem
@@ -56,17 +63,6 @@ def _derive_packing(draft: Draft) -> None:
         draft.derive("packing", "greedy", "greedy_zero_padding is true")
     elif packing is None:
         draft.derive("packing", "best_fit", "zero_padding is true")
-
-
-def _derive_adapter(draft: Draft) -> None:
-    if draft["lora"] and draft["lora_alpha"] is None and not draft["lora_path"]:
-        draft.derive("lora_alpha", 2.0 * draft["lora_rank"], f"2 * lora_rank {draft['lora_rank']}")
-    if draft["lora"] and draft["lora_path"]:
-        for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"):
-            if draft.has(name):
-                draft.note(name, "not used: the adapter in lora_path brings its own")
-    if draft["lora_target_modules"] == "all":
-        draft.derive("lora_target_modules", ALL_LINEAR, "lora_target_modules all means all-linear")
 
 
 def _derive_evaluation(draft: Draft) -> None:
@@ -184,19 +180,6 @@ def _check_packing(draft: Draft) -> Iterator[Problem]:
         if draft[name] and packing in PACKINGS and packing not in (means, "greedy"):
             yield (name, "packing"), f"{name} is true and packing is {packing}; keep one of them"
             return
-
-
-def _check_adapter(draft: Draft) -> Iterator[Problem]:
-    try:
-        draft.values["lora_target_modules"] = read_targets(draft["lora_target_modules"])
-    except ValueError as error:
-        yield ("lora_target_modules",), f"lora_target_modules {error}"
-    if draft["lora"]:
-        return
-    defaults = {"lora_path": None, "lora_rank": 8, "lora_alpha": None, "lora_dropout": 0.0, "lora_target_modules": None}
-    for name, default in defaults.items():
-        if name in draft.given and draft[name] != default:
-            yield (name, "lora"), f'{name} is {show(draft[name])} but lora is off; add "lora": true or leave {name} out'
 
 
 def _check_neftune(draft: Draft) -> Iterator[Problem]:
@@ -337,9 +320,10 @@ DERIVATIONS: Tuple[Callable[[Draft], None], ...] = (
     _derive_lengths,
     _derive_packing,
     derive_template,
-    _derive_adapter,
+    derive_adapter,
     _derive_evaluation,
     _derive_schedule,
+    derive_step,
     _derive_rest,
 )
 RULES: Tuple[Callable[[Draft], Iterator[Problem]], ...] = (
@@ -353,7 +337,7 @@ RULES: Tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     check_lazy,
     check_pose,
     check_template,
-    _check_adapter,
+    check_adapter,
     _check_neftune,
     _check_new_tokens,
     _check_precision,
@@ -361,5 +345,9 @@ RULES: Tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     _check_best_model,
     _check_early_stopping,
     _check_schedule,
+    check_attention,
+    check_long_context,
+    check_recompute,
+    check_nonfinite,
     _check_rest,
 )

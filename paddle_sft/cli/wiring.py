@@ -9,13 +9,11 @@ from typing import Any, Dict, List, Optional
 
 import paddle
 
-from paddle_sft.adapters.attach import attach
-from paddle_sft.adapters.lora.config import LoRAConfig
-from paddle_sft.adapters.state import load_adapter
 from paddle_sft.arguments.hub import hub_of
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.cli.finetune import resolved, write_results
 from paddle_sft.cli.report import Report, write_lines
+from paddle_sft.cli.run_adapter import train_adapter
 from paddle_sft.cli.run_classes import choose_classes, describe_head, make_classifier
 from paddle_sft.cli.run_data import (
     make_feed,
@@ -55,7 +53,7 @@ from paddle_sft.train.noise import add_embedding_noise, let_gradients_reach_the_
 from paddle_sft.train.stream_feed import StreamFeed
 from paddle_sft.train.trainer import RunData, SFTTrainer
 from paddle_sft.train.upstream import quieten, training_arguments
-from paddle_sft.train.weights import AdapterWeights, FullWeights
+from paddle_sft.train.weights import FullWeights
 
 
 class Run:
@@ -240,29 +238,18 @@ class Run:
 
     def _trained_weights(self) -> Any:
         adapter, network = self.arguments.adapter, self.loaded.model
-        if not adapter.lora:
+        if adapter.adapter is None:
             self.tokens.grow(network, self.tokenizer, is_trained=True)
             for parameter in network.parameters():
                 parameter.stop_gradient = False
             return FullWeights(network, self.tokenizer_folder)
-        if adapter.lora_path:
-            saved = load_adapter(network, self._adapter_folder())
+        if adapter.lora_path is None:
             self.tokens.grow(network, self.tokenizer, is_trained=False)
-            self.report.section("adapter", {"lora": (str(saved.folder), "its own rank, alpha and targets hold")})
-            return AdapterWeights(network, saved.method, saved.config, self.tokenizer_folder)
-        self.tokens.grow(network, self.tokenizer, is_trained=False)
-        config = LoRAConfig(adapter.lora_rank, adapter.lora_alpha, adapter.lora_dropout)
-        paddle.seed(self.train_arguments.seed)  # the adapter's first values are drawn now
-        config = attach(network, "lora", config, adapter.lora_target_modules)
-        names = dict.fromkeys(path.rsplit(".", 1)[-1] for path in config.target_modules)
-        self.report.section(
-            "adapter",
-            {
-                "lora": (f"rank {config.lora_rank}, alpha {config.lora_alpha:g}, dropout {config.lora_dropout:g}", ""),
-                "targets": (f"{len(config.target_modules)} layers: {', '.join(names)}", ""),
-            },
-        )
-        return AdapterWeights(network, "lora", config, self.tokenizer_folder)
+        seed, folder = self.train_arguments.seed, self.tokenizer_folder
+        weights = train_adapter(network, adapter, self._adapter_folder(), seed, folder, self.report)
+        if adapter.lora_path is not None:  # after the rows that the adapter brings
+            self.tokens.grow(network, self.tokenizer, is_trained=False)
+        return weights
 
     # ---- the run -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import paddle
 from tqdm import tqdm
 
 from paddle_sft.adapters.attach import wrap
+from paddle_sft.adapters.catalogue import ADAPTERS
 from paddle_sft.adapters.state import SavedAdapter, fill_adapter, read_adapter, require_base, require_vocabulary
 from paddle_sft.core.atomic import atomic_folder, write_json
 from paddle_sft.core.errors import ArgumentError, ModelError
@@ -120,6 +121,9 @@ def merge(job: MergeJob) -> Dict[str, Any]:
     """
     _require_free(job)
     saved = read_adapter(job.adapter)
+    why_not = ADAPTERS[saved.method].why_not_merge
+    if why_not:
+        raise ArgumentError(f"an adapter of method {saved.method} can't be merged: {why_not}")
     base = _Base(job.base, saved)
     require_base(saved, {path: features(layer) for path, layer in find_linears(base.network).items()}, str(job.base))
     with atomic_folder(job.output) as beside:
@@ -152,15 +156,17 @@ def _require_free(job: MergeJob) -> None:
 
 
 def merged_tensor(base: Any, saved: SavedAdapter, spec: TensorSpec) -> np.ndarray:
-    """One tensor of the merged model, stored as the base stores it: W + delta_weight(), added in float32."""
+    """One tensor of the merged model, stored as the base stores it; computed in float32."""
     array, tag = base.read(spec.name)
     require_finite(spec.name, array, tag)
     path, _, parameter = spec.name.rpartition(".")
-    if parameter != "weight" or path not in saved.shapes:
+    if parameter not in ("weight", "bias") or path not in saved.shapes:
         return array
+    before = paddle.to_tensor(to_float32(array, tag))
     with paddle.no_grad():
-        update = saved.delta(path).delta_weight().numpy()
-    return from_float32(to_float32(array, tag) + update, tag)
+        update = saved.update(path)
+        after = update.merged_weight(before) if parameter == "weight" else update.merged_bias(before)
+    return from_float32(after.numpy(), tag)
 
 
 def _write_merged(folder: Path, base: _Base, saved: SavedAdapter, job: MergeJob) -> None:

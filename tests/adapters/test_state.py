@@ -16,7 +16,7 @@ from tests import tiny
 def folder(model_folder, tmp_path):
     """A trained LoRA of rank 3 and alpha 5 on a tiny llama."""
     model = tiny.load(model_folder())
-    config = attach(model, "lora", LoRAConfig(3, 5.0, 0.125), ["q_proj", "down_proj"])
+    config = attach(model, "lora", LoRAConfig(lora_rank=3, lora_alpha=5.0, lora_dropout=0.125), ["q_proj", "down_proj"])
     tiny.train_deltas(model)
     (tmp_path / "adapter").mkdir()
     save_adapter(tmp_path / "adapter", model, "lora", config)

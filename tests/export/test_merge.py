@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from paddle_sft.adapters.attach import attach
+from paddle_sft.adapters.base import is_adapters
 from paddle_sft.adapters.lora.config import LoRAConfig
 from paddle_sft.adapters.state import load_adapter, save_adapter
 from paddle_sft.core.atomic import damage
@@ -31,10 +32,10 @@ def adapter(model_folder, tmp_path):
 
     def make(family="llama", targets=None, **changes):
         model = tiny.load(model_folder(family, **changes))
-        config = attach(model, "lora", LoRAConfig(RANK, ALPHA), targets)
+        config = attach(model, "lora", LoRAConfig(lora_rank=RANK, lora_alpha=ALPHA), targets)
         tiny.train_deltas(model)
         for name, parameter in model.state_dict().items():
-            if ".delta." in name:
+            if is_adapters(name):
                 parameter.set_value(np.round(8 * parameter.numpy()) / 8)
         folder = tmp_path / f"adapter{len(list(tmp_path.iterdir()))}"
         folder.mkdir()

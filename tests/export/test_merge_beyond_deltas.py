@@ -26,7 +26,7 @@ IDS = np.array([[5, 97, 96, 7, 20]])
 
 
 def write_adapter(model, folder):
-    config = attach(model, "lora", LoRAConfig(4, 8.0), None)
+    config = attach(model, "lora", LoRAConfig(lora_rank=4, lora_alpha=8.0), None)
     tiny.train_deltas(model)
     if hasattr(model, "score"):
         model.score.weight.set_value(model.score.weight + 0.25)

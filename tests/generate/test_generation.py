@@ -70,7 +70,7 @@ def test_greedy_answers_are_those_of_the_slow_loop(model_folder, spelling, famil
 def test_an_adapted_model_answers_with_its_adapter(model_folder, spelling):
     model = tiny.load(model_folder())
     before = generate_texts(model, spelling, PROMPTS, Sampling(max_new_tokens=8), 4)
-    attach(model, "lora", LoRAConfig(4, 8.0), None)
+    attach(model, "lora", LoRAConfig(lora_rank=4, lora_alpha=8.0), None)
     tiny.train_deltas(model, size=0.3)
     after = generate_texts(model, spelling, PROMPTS, Sampling(max_new_tokens=8), 4)
     assert after != before

@@ -28,7 +28,7 @@ def run(model_folder, tmp_path, monkeypatch):
     def make(family="llama", samples=SAMPLES, lora=False, prepare=None, **keys):
         model = tiny.load(model_folder(family), trainable=not lora)
         if lora:
-            attach(model, "lora", LoRAConfig(4, 8.0), None)
+            attach(model, "lora", LoRAConfig(lora_rank=4, lora_alpha=8.0), None)
             tiny.train_deltas(model)
         if prepare:
             prepare(model)
@@ -198,7 +198,7 @@ def test_noise_and_recomputing_together_draw_the_noise_once(run):
 
 def test_dropout_draws_anew_in_every_forward_pass(model_folder, tmp_path):
     model = tiny.load(model_folder())
-    attach(model, "lora", LoRAConfig(4, 8.0, 0.5), None)
+    attach(model, "lora", LoRAConfig(lora_rank=4, lora_alpha=8.0, lora_dropout=0.5), None)
     tiny.train_deltas(model, size=0.5)
     same = [Sample(SAMPLES[0].ids, SAMPLES[0].trained, "same")] * 4
     trainer = tiny.make_trainer(
@@ -229,6 +229,6 @@ def test_dropout_draws_anew_in_every_forward_pass(model_folder, tmp_path):
 def test_only_layers_that_are_adapted_train(model_folder):
     model = tiny.load(model_folder())
     attach(model, "lora", LoRAConfig(), ["q_proj"])
-    expected = {f"{path}.delta.{name}" for path in adapted_linears(model) for name in ("lora_a", "lora_b")}
+    expected = {f"{path}.updates.default.{name}" for path in adapted_linears(model) for name in ("lora_a", "lora_b")}
     assert set(trainable_parameters(model)) == expected
     assert all(isinstance(parameter, paddle.Tensor) for parameter in trainable_parameters(model).values())

@@ -13,6 +13,8 @@ from safetensors.numpy import load_file
 from paddle_sft.adapters.attach import attach
 from paddle_sft.adapters.lora.config import LoRAConfig
 from paddle_sft.adapters.state import save_adapter
+from paddle_sft.attention import paths
+from paddle_sft.attention.paths import Machine
 from paddle_sft.attention.segments import segment_attention
 from paddle_sft.export.merge import MergeJob, merge
 from paddle_sft.models import packed
@@ -34,7 +36,7 @@ def test_what_merge_writes_computes_in_transformers_what_base_and_adapter_do_her
     reference.ask("make_model", folder=tmp_path / "base", config=config, seed=8)
     tiny.make_tokenizer(tmp_path / "base")
     model = load_model(tmp_path / "base", "float32").model
-    lora = attach(model, "lora", LoRAConfig(4, 8.0), None)
+    lora = attach(model, "lora", LoRAConfig(lora_rank=4, lora_alpha=8.0), None)
     tiny.train_deltas(model)
     (tmp_path / "adapter").mkdir()
     save_adapter(tmp_path / "adapter", model, "lora", lora)
@@ -62,9 +64,10 @@ def test_on_a_gpu_all_layers_take_flashmask_or_none_does(family: str, monkeypatc
     ids = np.random.default_rng(0).integers(4, 96, (1, 12))
     found = []
     for on_gpu in (False, True):
-        model.row_layout.on_gpu = on_gpu
+        model.row_layout.machine = Machine(on_gpu, (8, 0))
         model.row_layout.set([[5, 7]])
         monkeypatch.setattr(packed, "flashmask_attention", record)
+        monkeypatch.setattr(paths, "HALF", ("float32",))  # what a CPU computes in
         with paddle.no_grad():
             output = model(input_ids=paddle.to_tensor(ids))
         found.append((output[0] if isinstance(output, (tuple, list)) else output).numpy())

@@ -29,7 +29,7 @@ def trainer(model_folder, tmp_path):
         weights = FullWeights(model, folder)
         if lora:
             paddle.seed(0)
-            config = attach(model, "lora", LoRAConfig(4, 8.0, 0.2), None)
+            config = attach(model, "lora", LoRAConfig(lora_rank=4, lora_alpha=8.0, lora_dropout=0.2), None)
             tiny.train_deltas(model)
             weights = AdapterWeights(model, "lora", config, folder)
         keys = {"max_steps": 6, "per_device_train_batch_size": 3, **keys}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
 
+from paddle_sft.adapters.base import AdapterConfig
 from paddle_sft.core.errors import ArgumentError
 
 
 @dataclass(frozen=True)
-class LoRAConfig:
+class LoRAConfig(AdapterConfig):
     """LoRA's numbers (Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 4.1)."""
 
     lora_rank: int = 8
@@ -18,8 +18,6 @@ class LoRAConfig:
     """The update is multiplied by alpha / rank, so alpha keeps its meaning when rank changes."""
     lora_dropout: float = 0.0
     """Share of the update's inputs that are zeroed while training."""
-    target_modules: Tuple[str, ...] = ()
-    """Paths of the linear layers that are adapted, as they were found at attach."""
 
     def __post_init__(self) -> None:
         if self.lora_rank < 1:

@@ -30,7 +30,7 @@ class LoRADelta(Delta):
             [config.lora_rank, out_features], dtype=dtype, default_initializer=nn.initializer.Constant(0.0)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def delta(self, x: Tensor) -> Tensor:
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
         # scaling on the [..., rank] product: a fraction of the work it would be on [..., out]
