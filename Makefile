@@ -3,18 +3,20 @@
 #   make test         run the tests
 # PYTHON=/path/to/python3.11 chooses the interpreter; without it the first suitable one on the PATH is taken.
 
-.PHONY: help quickstart test parity parity-table docs lint clean
+.PHONY: help quickstart test parallel parity parity-table bench docs lint clean
 
 VENV := .venv
 PARITY_VENV := .venv-parity
 # On a machine with a GPU this may be a +cpu build, so that the reference environment stays small.
 TORCH ?= torch==2.13.0
-REFERENCES := 'transformers>=5,<6' peft sentencepiece protobuf
+REFERENCES := 'transformers>=5,<6' peft sentencepiece protobuf 'bitsandbytes>=0.50,<0.51'
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make parity       compare with Hugging Face transformers and PEFT (needs Python 3.10 or later)"
+	@echo "make parallel     compare every layout of several ranks with one process"
+	@echo "make parity       compare with Hugging Face transformers, PEFT and bitsandbytes (needs Python 3.10 or later)"
 	@echo "make parity-table the same, and write what was measured into docs/models.md"
+	@echo "make bench        training speed beside Hugging Face's and PaddleNLP's trainers (about an hour on two cores)"
 	@echo "make docs         write the generated pages of docs/"
 	@echo "make lint         check the style"
 	@echo "make clean        remove the environments, caches and the quickstart's output"
@@ -25,6 +27,10 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest tests --ignore=tests/parity -q
 
+# Every layout of several ranks against one process, on CPU processes: minutes, so `make test` has a core of it only.
+parallel: $(VENV)/.installed
+	PADDLE_SFT_PARALLEL=1 $(VENV)/bin/python -m pytest tests/parallel/test_matrix.py -q
+
 # The tests run where paddle is; the reference runs in its own environment, because paddlenlp needs older tokenizers.
 parity: $(VENV)/.installed $(PARITY_VENV)/.installed
 	PADDLE_SFT_REFERENCE_PYTHON="$(CURDIR)/$(PARITY_VENV)/bin/python" $(VENV)/bin/python -m pytest tests/parity -q
@@ -33,6 +39,11 @@ parity: $(VENV)/.installed $(PARITY_VENV)/.installed
 parity-table: $(VENV)/.installed $(PARITY_VENV)/.installed
 	PADDLE_SFT_WRITE_VERIFIED=1 PADDLE_SFT_REFERENCE_PYTHON="$(CURDIR)/$(PARITY_VENV)/bin/python" $(VENV)/bin/python -m pytest tests/parity -q
 	$(VENV)/bin/python tools/make_models_table.py
+
+# Measures this suite, PaddleNLP's trainer and Hugging Face's in turns; the results stand in outputs/bench.json.
+bench: $(VENV)/.installed $(PARITY_VENV)/.installed
+	@mkdir -p outputs
+	PADDLE_SFT_REFERENCE_PYTHON="$(CURDIR)/$(PARITY_VENV)/bin/python" $(VENV)/bin/python tools/bench/run.py --output outputs/bench.json
 
 docs: $(VENV)/.installed
 	$(VENV)/bin/python tools/make_arguments.py

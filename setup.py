@@ -60,7 +60,7 @@ setup(
     version=version(),
     description="Fine-tuning suite for large language models on PaddlePaddle and PaddleNLP",
     packages=find_packages(include=["paddle_sft", "paddle_sft.*"]),
-    package_data={"paddle_sft": ["**/*.json", "**/*.cc"]},
+    package_data={"paddle_sft": ["**/*.json", "**/*.cc", "**/*.h"]},
     python_requires=">=3.9,<3.13",
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,

@@ -36,6 +36,7 @@ def pairs(tokens: int, hidden: int) -> Dict[str, Tuple[Callable, Callable, List[
     from paddle_sft.attention.segments import Scoring, composed_attention, segment_attention
     from paddle_sft.models import fast
     from paddle_sft.operators import cpu
+    from paddle_sft.operators.linear import LinearParts, linears
 
     def draw(*shape: int) -> Any:
         tensor = paddle.randn(list(shape))
@@ -46,7 +47,16 @@ def pairs(tokens: int, hidden: int) -> Dict[str, Tuple[Callable, Callable, List[
     cos, sin = paddle.randn([1, tokens, 1, HEAD]), paddle.randn([1, tokens, 1, HEAD])
     query, key, value = (draw(1, tokens, heads, HEAD) for _ in range(3))
     weight = draw(hidden)
+    frozen, factors = [paddle.randn([hidden, hidden]) for _ in range(3)], [draw(hidden, 8), draw(8, hidden)]
+
+    def plain_lora(x: Any, a: Any, b: Any) -> Any:
+        return paddle.concat([x @ one + (x @ a * 2.0) @ b for one in frozen])
+
+    def fused_lora(x: Any, a: Any, b: Any) -> Any:
+        return paddle.concat(linears(x, [LinearParts(one, None, a, b, 2.0) for one in frozen]))
+
     return {
+        "LoRA of 3 layers": (plain_lora, fused_lora, [draw(1, tokens, hidden), *factors]),
         "RMSNorm": (_rms_norm, lambda x, w: cpu.RMSNorm.apply(x, w, 1e-6), [draw(1, tokens, hidden), weight]),
         "rotary": (lambda x: fast.composed_rotate(x, cos, sin), lambda x: fast.rotate(x, cos, sin), [query]),
         "SwiGLU": (F.swiglu, cpu.SwiGLU.apply, [draw(1, tokens, hidden * 8 // 3), draw(1, tokens, hidden * 8 // 3)]),
@@ -105,14 +115,14 @@ def main(argv: Optional[List[str]] = None) -> int:
         steps[name] = tuple(
             lambda f=function, x=inputs, g=gradient: f(*x).backward(g) for function in (composed, compiled)
         )
-    print(f"{'':<15}{'composed':>10}{'compiled':>10}")
+    print(f"{'':<17}{'composed':>10}{'compiled':>10}")
     for name, both in steps.items():
         times: Tuple[List[float], List[float]] = ([], [])
         for _ in range(arguments.runs + 2):  # the first two warm up
             for kept, step in zip(times, both):
                 kept.append(milliseconds(step))
         first, second = (median(kept[2:]) for kept in times)
-        print(f"{name:<15}{first:>7.1f} ms{second:>7.1f} ms {first / second:6.1f}x")
+        print(f"{name:<17}{first:>7.1f} ms{second:>7.1f} ms {first / second:6.1f}x")
     return 0
 
 

@@ -6,10 +6,14 @@ A method changes linear layers (`Update`, most often by adding to them: `Delta`)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Optional, Tuple
 
 from paddle import Tensor, nn
+
+from paddle_sft.adapters.targets import Targets, choose_targets
+from paddle_sft.models.fast import fused_linears, is_hooked, parts_of
+from paddle_sft.operators.linear import LinearParts
 
 DEFAULT_NAME = "default"
 """Name of an adapter where only one is there."""
@@ -26,6 +30,20 @@ class AdapterConfig:
         """The config of one layer: a method whose numbers differ from layer to layer overrides this."""
         return self
 
+    def on(self, linears: Dict[str, nn.Layer], targets: Targets) -> AdapterConfig:
+        """The config for these layers (path -> layer): with `target_modules`, and whatever else it has to know of them.
+
+        A method with targets of its own where the user names none, or with layers that it can't go on, overrides this.
+
+        Raises:
+            ArgumentError: a target that matches no layer, or one that the method can't go on.
+        """
+        return replace(self, target_modules=tuple(choose_targets(list(linears), targets)))
+
+    def remarks(self, shapes: Dict[str, Tuple[int, int]]) -> Dict[str, Tuple[str, str]]:
+        """Lines of the plan, name -> (value, why), about what the shapes [in, out] of the adapted layers decide."""
+        return {}
+
 
 class Update(nn.Layer):
     """What a method does to one linear layer.
@@ -38,6 +56,10 @@ class Update(nn.Layer):
     """Whether the layer computes what its base does until the first step."""
     why_not_merge = ""
     """Why no weight matrix can stand for the adapted layer, and what to do instead; empty where one can."""
+    splits = False
+    """Whether it goes into a model of which each rank has a share. Each class says it of itself: not inherited."""
+    low_rank: Any = None
+    """Beside such a layer: how it is split (models.linears: `LowRank`)."""
 
     def __init__(self, in_features: int, out_features: int, config: Any, dtype: str) -> None:
         super().__init__()
@@ -48,9 +70,17 @@ class Update(nn.Layer):
         """Take first values from the base layer (models.linears: `weight_matrix`). Called once, at attach, never when a
         trained adapter is loaded; the base is not changed."""
 
+    def split(self, low_rank: Any) -> None:
+        """Keep this rank's part of the parameters, which have their first values. Only where `splits`."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor, base: nn.Layer) -> Tensor:
         """The adapted layer's output. x [..., in] -> [..., out]."""
         raise NotImplementedError
+
+    def factors(self) -> Optional[Tuple[Tensor, Tensor, float]]:
+        """(A, B, scaling) where the layer computes nothing but base(x) + scaling (x A) B in this mode."""
+        return None
 
     def merged_weight(self, weight: Tensor) -> Tensor:
         """The weight [in, out] of the plain layer that computes the same, from the base's; float32 both."""
@@ -94,6 +124,16 @@ class ModelFacts:
     num_key_value_heads: int
     head_dim: int
     vocab_size: int
+    embedding_size: int = 0
+    """Numbers of a word vector, where that isn't hidden_size (OPT)."""
+
+    @property
+    def token_size(self) -> int:
+        """Numbers of a word vector."""
+        return self.embedding_size or self.hidden_size
+
+
+State = Dict[str, Tensor]
 
 
 class ModelUpdate(nn.Layer):
@@ -105,6 +145,8 @@ class ModelUpdate(nn.Layer):
     starts_at_zero = False
     why_not_merge = ""
     """Why it can't be merged, and what to do instead."""
+    stands_alone = False
+    """Whether no two such adapters can take part together."""
 
     def __init__(self, facts: ModelFacts, config: Any, dtype: str) -> None:
         super().__init__()
@@ -114,9 +156,29 @@ class ModelUpdate(nn.Layer):
     def start(self, model: nn.Layer) -> None:
         """Take first values from the model. Called once, at attach, never when a trained adapter is loaded."""
 
+    def share(self, update: Update) -> None:
+        """Give the update of one layer what the layers have in common, or remember it. Called once for each."""
+
+    def before_update(self, step: int, num_steps: int) -> None:
+        """Called in training with the gradients of a step (from 0), before the optimizer reads them."""
+
+    def after_update(self, step: int, num_steps: int) -> None:
+        """Called after the optimizer's step, with its gradients still there."""
+
+    def training_state(self) -> Dict[str, Tensor]:
+        """What a resumed run needs beside the parameters; empty when training is over."""
+        return {}
+
+    def restore_training(self, state: Dict[str, Tensor]) -> None:
+        """Take up what `training_state` gave."""
+
+    def for_use(self, config: Any) -> Tuple[Any, State]:
+        """The config and the state of an update that computes the same without what only training needs."""
+        return config, dict(self.state_dict())
+
     def install(self, model: nn.Layer) -> None:
-        """Put it into the model's forward; it computes the plain model while `enabled` is false."""
-        raise NotImplementedError
+        """Put it into the model's forward; it computes the plain model while `enabled` is false. A part that only
+        serves the updates of layers has nothing to put."""
 
     @staticmethod
     def count(facts: ModelFacts, config: Any) -> int:
@@ -151,7 +213,19 @@ class AdaptedLinear(nn.Layer):
         (only,) = self.updates.values()
         return only
 
+    def linear_parts(self) -> Optional[LinearParts]:
+        """What computes the layer in one go (models.fast: `parts_of`), None where the update has to be called."""
+        parts = parts_of(self.base)
+        if parts is None or not self.active:
+            return parts
+        update = self.updates[self.active[0]]
+        factors = update.factors() if len(self.active) == 1 and not is_hooked(update) else None
+        return None if factors is None else LinearParts(parts.weight, parts.bias, *factors)
+
     def forward(self, x: Tensor) -> Tensor:
+        fused = fused_linears(x, [self])
+        if fused is not None:
+            return fused[0]
         if len(self.active) == 1:
             return self.updates[self.active[0]](x, self.base)
         output = self.base(x)
@@ -173,4 +247,4 @@ def model_updates(model: nn.Layer) -> Dict[str, ModelUpdate]:
 
 def is_adapters(parameter_name: str) -> bool:
     """Whether a parameter of an adapted model is an adapter's, by its name."""
-    return ".updates." in parameter_name or parameter_name.startswith("model_updates.")
+    return ".updates." in parameter_name or parameter_name.startswith(("model_updates.", "trained_rows."))

@@ -36,6 +36,20 @@ def choose_targets(paths: Sequence[str], targets: Targets) -> List[str]:
     return [path for path in paths if path in chosen]
 
 
+def names_path(name: str, path: str) -> bool:
+    """Whether a name is a layer's: its whole path, the end of it, or an expression that matches all of it.
+
+    Raises:
+        ArgumentError: neither a name nor a regular expression.
+    """
+    if name == path or path.endswith("." + name):
+        return True
+    try:
+        return re.fullmatch(name, path) is not None
+    except re.error as error:
+        raise ArgumentError(f"{name!r} is neither a layer's name nor a regular expression: {error}") from error
+
+
 def _by_expression(paths: Sequence[str], expression: str) -> List[str]:
     by_name = [path for path in paths if path == expression or path.endswith("." + expression)]
     if by_name:

@@ -11,13 +11,14 @@ from paddle_sft.arguments.adapter_linear import LinearKeys
 from paddle_sft.arguments.adapter_lora import LoRAKeys
 from paddle_sft.arguments.adapter_methods import METHODS
 from paddle_sft.arguments.adapter_model import ModelKeys
-from paddle_sft.arguments.fields import NotYet, argument
+from paddle_sft.arguments.adapter_weights import WeightKeys
+from paddle_sft.arguments.fields import argument
 
 ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
-class AdapterArguments(ModelKeys, LinearKeys, LoRAKeys):
+class AdapterArguments(ModelKeys, WeightKeys, LinearKeys, LoRAKeys):
     """The method that trains a few weights beside a frozen model, and what every method asks."""
 
     adapter: Optional[str] = argument(
@@ -28,7 +29,19 @@ class AdapterArguments(ModelKeys, LinearKeys, LoRAKeys):
         rows=(),
     )
     lora: bool = argument(False, "The same as adapter lora.", "等同于 adapter 为 lora。", rows=(16, 48, 186))
-    lora_path: Optional[str] = argument(None, "Adapter folder to start from.", "作为起点的适配器目录。", rows=(49,))
+    lora_path: Optional[str] = argument(
+        None,
+        "Adapter folder to start from.",
+        "作为起点的适配器目录。",
+        aliases=("lokr_path", "vera_path", "prefix_path"),
+        rows=(49,),
+    )
+    allow_other_base: bool = argument(
+        False,
+        "Put the adapter on a base of the same shapes and other weights than it was trained on; otherwise an error.",
+        "允许把适配器用于形状相同但权重不同的基础模型；否则报错。",
+        rows=(),
+    )
     lora_target_modules: Optional[Union[str, List[str]]] = argument(
         None,
         "Layers that get an update: a list (or comma list) of names, a regular expression that matches the whole name, "
@@ -39,10 +52,10 @@ class AdapterArguments(ModelKeys, LinearKeys, LoRAKeys):
     )
     lora_modules_to_save: Optional[Union[str, List[str]]] = argument(
         None,
-        "Layers trained in full beside the adapter.",
-        "与适配器一起完整训练的层。",
+        "Layers trained in full beside the adapter, such as embed_tokens, lm_head or norm: a list (or comma list) of "
+        "names, or a regular expression that matches the whole name.",
+        "与适配器一起完整训练的层，如 embed_tokens、lm_head 或 norm：名字列表（或逗号分隔），或匹配全名的正则表达式。",
         aliases=("modules_to_save",),
-        not_yet=NotYet('list linear layers in lora_target_modules, or train every weight ("lora": false).', off=([],)),
         rows=(187,),
     )
 

@@ -14,6 +14,8 @@ from paddle_sft.arguments.check_data import (
     check_template,
     derive_template,
 )
+from paddle_sft.arguments.check_parallel import check_parallel
+from paddle_sft.arguments.check_quant import check_quant
 from paddle_sft.arguments.check_step import (
     check_attention,
     check_long_context,
@@ -21,6 +23,7 @@ from paddle_sft.arguments.check_step import (
     check_recompute,
     derive_step,
 )
+from paddle_sft.arguments.check_weights import check_linear_methods, check_weights
 from paddle_sft.arguments.draft import Draft, Problem
 from paddle_sft.arguments.hub import HUB_KEYS, hub_problem
 from paddle_sft.arguments.upstream_policy import KEPT_ANYWAY
@@ -338,6 +341,8 @@ RULES: Tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     check_pose,
     check_template,
     check_adapter,
+    check_weights,
+    check_linear_methods,
     _check_neftune,
     _check_new_tokens,
     _check_precision,
@@ -349,5 +354,7 @@ RULES: Tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     check_long_context,
     check_recompute,
     check_nonfinite,
+    check_quant,
+    check_parallel,
     _check_rest,
 )

@@ -29,8 +29,18 @@ class DataArguments(Checked):
         None,
         "Format of the rows; null: told from each row. docs/data_formats has a page for each.",
         "数据行的格式；null：由每一行判断。docs/data_formats 中每种格式一页。",
-        choices=("src_tgt", "messages", "sharegpt", "alpaca", "prompt_completion", "text_label", "text", "preference",
-                 "response_sort", "kto"),
+        choices=(
+            "src_tgt",
+            "messages",
+            "sharegpt",
+            "alpaca",
+            "prompt_completion",
+            "text_label",
+            "text",
+            "preference",
+            "response_sort",
+            "kto",
+        ),
         rows=(39, 101, 127, 178, 179, 221),
     )
     columns: Optional[List[str]] = argument(
@@ -118,9 +128,7 @@ class DataArguments(Checked):
         "按名字给出多个数据集：登记表中的名字，或 {名字: 路径}（或 {名字: 登记表条目}）。",
         rows=(153,),
     )
-    dataset_dir: Optional[str] = argument(
-        None, "Folder of a registry of data sets.", "数据集登记表所在目录。"
-    )
+    dataset_dir: Optional[str] = argument(None, "Folder of a registry of data sets.", "数据集登记表所在目录。")
     mixing: Optional[Union[List[float], Dict[str, Any]]] = argument(
         None,
         "What an epoch takes of each source of dataset: {name: {epochs: 2}} or {name: {share: 0.3}}, with max_samples "

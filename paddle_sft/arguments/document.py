@@ -8,9 +8,12 @@ from paddle_sft.arguments.fields import Bounds, Key, listed
 from paddle_sft.arguments.keys import (
     UPSTREAM_GROUP,
     Catalogue,
+    combine_catalogue,
+    export_catalogue,
     finetune_catalogue,
     generate_catalogue,
     merge_catalogue,
+    quantize_catalogue,
 )
 from paddle_sft.arguments.upstream_table import UPSTREAM, VERSION
 from paddle_sft.arguments.usage import grouped
@@ -103,7 +106,14 @@ def render_document(language: str) -> str:
     for name, item in catalogue.translations.items():
         values = ", ".join(f"`{show(value)}`" for value in (*item.meaning, *item.silent))
         lines.append(_row(f"`{name}`", values, f"`{item.target}`", _meaning(item.help, item.zh, language)))
-    for title, other in (("merge_lora_params.py", merge_catalogue()), ("paddle-sft generate", generate_catalogue())):
+    others = {
+        "merge_lora_params.py": merge_catalogue(),
+        "paddle-sft generate": generate_catalogue(),
+        "paddle-sft quantize": quantize_catalogue(),
+        "paddle-sft combine": combine_catalogue(),
+        "paddle-sft export": export_catalogue(),
+    }
+    for title, other in others.items():
         lines += ["", f"## {title}", *_tables(list(other.keys.values()), language)]
     lines += ["", words["upstream"].format(version=VERSION), "", words["upstream_intro"], ""]
     lines += [words["upstream_head"], "|---|---|---|---|", *_upstream_rows(catalogue, words)]

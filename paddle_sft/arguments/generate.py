@@ -36,7 +36,16 @@ class GenerateCommandArguments(Checked):
     from_hf_hub: bool = hub_key("from_hf_hub")
     from_aistudio: bool = hub_key("from_aistudio")
     from_modelscope: bool = hub_key("from_modelscope")
-    lora_path: Optional[str] = argument(None, "Adapter folder.", "适配器目录。")
+    lora_path: Optional[str] = argument(
+        None,
+        "Adapter, folder or name: of this suite, of PEFT or of PaddleNLP.",
+        "适配器的目录或名字：本套件、PEFT 或 PaddleNLP 的。",
+    )
+    allow_other_base: bool = argument(
+        False,
+        "Put the adapter on a base of the same shapes and other weights than it was trained on; otherwise an error.",
+        "允许把适配器用于形状相同但权重不同的基础模型；否则报错。",
+    )
     prompt: Optional[Union[str, List[str]]] = argument(
         None, "One prompt, or several in quotes.", "一个提示，或加引号的多个提示。"
     )

@@ -7,10 +7,13 @@ from functools import lru_cache
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from paddle_sft.arguments import upstream_policy
+from paddle_sft.arguments.combine import CombineArguments
+from paddle_sft.arguments.export import ExportArguments
 from paddle_sft.arguments.fields import Choices, Key, NotYet, keys_of
 from paddle_sft.arguments.generate import GenerateCommandArguments
 from paddle_sft.arguments.merge import MergeArguments
 from paddle_sft.arguments.owners import OWNERS
+from paddle_sft.arguments.quantize import QuantizeArguments
 from paddle_sft.arguments.upstream_table import UPSTREAM
 
 UPSTREAM_GROUP = "upstream"
@@ -30,16 +33,18 @@ class Translation:
     """Their values that say nothing about `target`."""
     refused: Mapping[Any, str] = field(default_factory=dict)
     rows: Tuple[int, ...] = ()
+    others: Mapping[Any, str] = field(default_factory=dict)
+    """Their value -> the key it sets, where that is not `target`."""
 
 
 TRANSLATIONS: Dict[str, Translation] = {
     "finetuning_type": Translation(
         "lora",
         str,
-        {"lora": True, "full": False},
-        "lora: the same as lora true; full: the same as lora false.",
-        "lora：等同于 lora true；full：等同于 lora false。",
-        refused={"freeze": "use lora or full"},
+        {"lora": True, "full": False, "freeze": True},
+        "lora: the same as lora true; full: the same as lora false; freeze: the same as freeze true.",
+        "lora：等同于 lora true；full：等同于 lora false；freeze：等同于 freeze true。",
+        others={"freeze": "freeze"},
         rows=(155,),
     ),
     "use_peft": Translation(
@@ -166,3 +171,21 @@ def merge_catalogue() -> Catalogue:
 def generate_catalogue() -> Catalogue:
     """Keys of paddle-sft generate."""
     return _catalogue(keys_of(GenerateCommandArguments, "generate"), {})
+
+
+@lru_cache(maxsize=None)
+def combine_catalogue() -> Catalogue:
+    """Keys of paddle-sft combine."""
+    return _catalogue(keys_of(CombineArguments, "combine"), {})
+
+
+@lru_cache(maxsize=None)
+def export_catalogue() -> Catalogue:
+    """Keys of paddle-sft export."""
+    return _catalogue(keys_of(ExportArguments, "export"), {})
+
+
+@lru_cache(maxsize=None)
+def quantize_catalogue() -> Catalogue:
+    """Keys of paddle-sft quantize."""
+    return _catalogue(keys_of(QuantizeArguments, "quantize"), {})

@@ -141,7 +141,8 @@ def _translate(layer: Layer, written: str, raw: Any, translation: Translation, r
         layer.problems.append(_no_meaning(written, value, translation))
         layer.broken.append(translation.target)
         return
-    _put(layer, translation.target, Given(meant, written, layer.source, f"{written} is {show(value)}"))
+    target = translation.target if isinstance(value, list) else translation.others.get(value, translation.target)
+    _put(layer, target, Given(meant, written, layer.source, f"{written} is {show(value)}"))
 
 
 def _no_meaning(written: str, value: Any, translation: Translation) -> str:

@@ -10,18 +10,24 @@ from typing import Any, Dict, FrozenSet, List, Mapping, Set, Tuple
 
 from paddle_sft.arguments.adapter import AdapterArguments
 from paddle_sft.arguments.check import Draft, settle
+from paddle_sft.arguments.check_quant import algorithm_problem
+from paddle_sft.arguments.combine import CombineArguments
 from paddle_sft.arguments.command_line import split_command_line
 from paddle_sft.arguments.data import DataArguments
+from paddle_sft.arguments.export import ExportArguments
 from paddle_sft.arguments.fields import Key
-from paddle_sft.arguments.files import read_file
+from paddle_sft.arguments.files import SUFFIXES, read_file
 from paddle_sft.arguments.generate import GenerateArguments, GenerateCommandArguments
 from paddle_sft.arguments.hub import hub_problem
 from paddle_sft.arguments.keys import (
     UPSTREAM_GROUP,
     Catalogue,
+    combine_catalogue,
+    export_catalogue,
     finetune_catalogue,
     generate_catalogue,
     merge_catalogue,
+    quantize_catalogue,
 )
 from paddle_sft.arguments.layers import Given, layer_of_file, layer_of_words
 from paddle_sft.arguments.merge import MergeArguments
@@ -29,6 +35,8 @@ from paddle_sft.arguments.model import ModelArguments
 from paddle_sft.arguments.owners import OWNERS
 from paddle_sft.arguments.parallel import ParallelArguments
 from paddle_sft.arguments.quant import QuantArguments
+from paddle_sft.arguments.quantize import QuantizeArguments
+from paddle_sft.arguments.quantize_calibrated import calibration_problems
 from paddle_sft.arguments.train import TrainArguments
 from paddle_sft.arguments.usage import usage
 from paddle_sft.arguments.values import show
@@ -104,12 +112,84 @@ def load_merge_arguments(argv: List[str]) -> MergeArguments:
     for name in ("model_name_or_path", "lora_path", "output_path"):
         if not reading.values[name] and name not in reading.broken:
             reading.problems.append(f"{name} is missing; add --{name} FOLDER")
-    reading.problems.extend(filter(None, [hub_problem(reading.values)]))
-    size = reading.values["max_shard_size"]
-    if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]B", size) or not float(re.match(r"[\d.]+", size).group()):
-        reading.problems.append(f'max_shard_size must be a number with KB, MB or GB, such as 5GB, got "{size}"')
+    reading.problems.extend(filter(None, [hub_problem(reading.values), _size_problem(reading)]))
     _stop_at(reading.problems)
     return MergeArguments(**reading.values)
+
+
+def _size_problem(reading: _Reading) -> str:
+    size = reading.values["max_shard_size"]
+    if re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]B", size) and float(re.match(r"[\d.]+", size).group()):
+        return ""
+    return f'max_shard_size must be a number with KB, MB or GB, such as 5GB, got "{size}"'
+
+
+def load_quantize_arguments(argv: List[str]) -> QuantizeArguments:
+    """Read MODEL --key value ... for paddle-sft quantize.
+
+    Raises:
+        ArgumentError: all that is wrong, one line each.
+        SystemExit: after printing the help for --help.
+    """
+    if argv and not argv[0].startswith("-") and not argv[0].endswith(SUFFIXES):
+        argv = ["--model_name_or_path", *argv]
+    reading = _read(argv, quantize_catalogue(), "paddle-sft quantize MODEL --output O --weight_quantize_algo nf4")
+    needed = [("model_name_or_path", "FOLDER"), ("output_path", "FOLDER")]
+    if not reading.values["method"]:
+        needed.append(("weight_quantize_algo", "nf4"))
+    for name, example in needed:
+        if not reading.values[name] and name not in reading.broken:
+            reading.problems.append(f"{name} is missing; add --{name} {example}")
+    algorithms = reading.values["weight_quantize_algo"]
+    problems = [hub_problem(reading.values), _size_problem(reading), algorithm_problem(algorithms or "nf4")]
+    problems.extend(calibration_problems(reading.values))
+    reading.problems.extend(filter(None, problems))
+    _stop_at(reading.problems)
+    return QuantizeArguments(**reading.values)
+
+
+def load_export_arguments(argv: List[str]) -> ExportArguments:
+    """Read --key value ... for paddle-sft export.
+
+    Raises:
+        ArgumentError: all that is wrong, one line each.
+        SystemExit: after printing the help for --help.
+    """
+    reading = _read(argv, export_catalogue(), "paddle-sft export --model_name_or_path M --lora_path L --output_path O")
+    for name in ("model_name_or_path", "lora_path", "output_path"):
+        if not reading.values[name] and name not in reading.broken:
+            reading.problems.append(f"{name} is missing; add --{name} FOLDER")
+    reading.problems.extend(filter(None, [hub_problem(reading.values)]))
+    _stop_at(reading.problems)
+    return ExportArguments(**reading.values)
+
+
+def load_combine_arguments(argv: List[str]) -> CombineArguments:
+    """Read ADAPTER ADAPTER ... --key value ... for paddle-sft combine.
+
+    Raises:
+        ArgumentError: all that is wrong, one line each.
+        SystemExit: after printing the help for --help.
+    """
+    first = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
+    if first and not argv[0].endswith(SUFFIXES):
+        argv = ["--lora_path", *argv[:first], *argv[first:]]
+    reading = _read(argv, combine_catalogue(), "paddle-sft combine ADAPTER ADAPTER --weights 0.7 0.3 --output_path O")
+    values, broken = reading.values, reading.broken
+    if not values["output_path"] and "output_path" not in broken:
+        reading.problems.append("output_path is missing; add --output_path FOLDER")
+    num = len(values["lora_path"] or ())
+    if num < 2 and "lora_path" not in broken:
+        reading.problems.append(f"a combination needs two or more adapters, {num} given; name them all")
+    if values["weights"] is None:
+        values["weights"] = [1.0 / max(num, 1)] * num
+    elif len(values["weights"]) != num and not {"weights", "lora_path"} & broken:
+        reading.problems.append(f"there are {num} adapters and {len(values['weights'])} weights; give one for each")
+    if values["svd_rank"] is not None and not values["method"].endswith("svd") and "method" not in broken:
+        reading.problems.append(f"svd_rank is set, and method {values['method']} has none; leave it out, or use svd")
+    reading.problems.extend(filter(None, [hub_problem(values)]))
+    _stop_at(reading.problems)
+    return CombineArguments(**values)
 
 
 def load_generate_arguments(argv: List[str]) -> GenerateCommandArguments:

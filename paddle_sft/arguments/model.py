@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Optional
 
-from paddle_sft.arguments.fields import NOT_NEGATIVE, Checked, NotYet, argument
+from paddle_sft.arguments.fields import NOT_NEGATIVE, Bounds, Checked, Choices, NotYet, argument
 from paddle_sft.arguments.hub import hub_key
 
 _FUSED = NotYet("the model's own operators are used.", off=(False,))
 _HUB = NotYet("copy the output folder to the hub yourself.", off=(False, None))
-_LONG = NotYet("choose max_length within the model's own context.", off=(None,))
+STRATEGIES = (
+    "RotaryEmbedding",
+    "LinearScalingRotaryEmbedding",
+    "NTKScalingRotaryEmbedding",
+    "DynamicNTKScalingRotaryEmbedding",
+    "YaRNScalingRotaryEmbedding",
+)
+"""PaddleNLP's names for what `models.long_context` knows."""
+NO_ALIBI = (
+    "it puts ALiBi in the place of the positions that the model was trained with; choose one of embedding_strategies, "
+    "or a bloom model, which has ALiBi by itself"
+)
 
 
 @dataclass(frozen=True)
@@ -76,35 +87,48 @@ class ModelArguments(Checked):
         bounds=NOT_NEGATIVE,
         rows=(53,),
     )
-    use_flash_attention: bool = argument(
-        False,
-        "FlashAttention kernels on a GPU.",
-        "在 GPU 上使用 FlashAttention。",
-        not_yet=NotYet("the model's ordinary attention computes the same values."),
+    use_flash_attention: Optional[bool] = argument(
+        None,
+        "Let Paddle's FlashAttention kernel compute attention; null: wherever it can (a GPU, half precision, no ALiBi, "
+        "no soft cap). What else computes gives the same numbers; the plan says which it is.",
+        "由 Paddle 的 FlashAttention 内核计算注意力；null：能用就用（GPU、半精度、无 ALiBi、无 soft cap）。"
+        "其他方式得到相同的数值；运行计划会写明用哪一种。",
         rows=(11, 46, 184),
     )
-    flash_mask: bool = argument(
-        False,
-        "FlashMask: attention between packed samples is masked without a T x T mask.",
-        "FlashMask：打包样本之间的注意力掩码不占 T x T 内存。",
-        not_yet=NotYet("samples are padded, not packed, so it is not needed."),
+    flash_mask: Optional[bool] = argument(
+        None,
+        "Let that kernel compute packed rows too, masked by one number a token (FlashMask); null: wherever it can. "
+        "Needs packing and use_flash_attention.",
+        "打包的行也由该内核计算，掩码为每个 token 一个数（FlashMask）；"
+        "null：能用就用。需要打包与 use_flash_attention。",
         rows=(12, 47),
     )
     use_long_sequence_strategies: bool = argument(
         False,
-        "Extend the context (RoPE scaling and others).",
-        "扩展上下文长度（RoPE 缩放等）。",
-        not_yet=_LONG,
-        rows=(58,),
+        "Extend the model's context by scaling its rotary positions; needs strategy_name and rope_scaling_factor.",
+        "通过缩放旋转位置编码扩展模型的上下文；需要 strategy_name 与 rope_scaling_factor。",
+        rows=(27, 58),
     )
     strategy_type: Optional[str] = argument(
-        None, "Kind of long-sequence strategy.", "长序列策略的类型。", not_yet=_LONG, rows=(59,)
+        None,
+        "Kind of long-sequence strategy, as PaddleNLP names it: embedding_strategies is the one there is.",
+        "PaddleNLP 所称的长序列策略类型：只有 embedding_strategies。",
+        choices=Choices(("embedding_strategies",), refused={"attention_strategies": NO_ALIBI}),
+        rows=(59,),
     )
     strategy_name: Optional[str] = argument(
-        None, "Name of the long-sequence strategy.", "长序列策略的名字。", not_yet=_LONG, rows=(60,)
+        None,
+        "How positions are scaled, as PaddleNLP names it: linearly, by NTK (fixed, or growing with the text), by YaRN.",
+        "位置如何缩放（PaddleNLP 的名称）：线性、NTK（固定，或随文本增长）、YaRN。",
+        choices=Choices(STRATEGIES, refused={"AttentionWithLinearBias": NO_ALIBI}),
+        rows=(60,),
     )
     rope_scaling_factor: float = argument(
-        1.0, "How many times longer the context becomes.", "上下文变长的倍数。", not_yet=_LONG, rows=(61,)
+        1.0,
+        "How many times longer the context becomes.",
+        "上下文变长的倍数。",
+        bounds=Bounds(minimum=1),
+        rows=(61,),
     )
     use_liger: bool = argument(
         False,

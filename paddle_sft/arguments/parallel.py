@@ -1,18 +1,16 @@
-"""How a run is spread over devices. Today: data parallel, started by the launcher; the rest is not available yet."""
+"""How a run is spread over devices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Optional, Union
 
-from paddle_sft.arguments.fields import Checked, NotYet, argument
+from paddle_sft.arguments.fields import Bounds, Checked, NotYet, argument
 
 _DATA_PARALLEL = NotYet(
     "every device holds the whole model (data parallel); LoRA and recompute save memory.", off=(1, 0)
 )
-_SHARDING = NotYet(
-    "every device holds the whole model (data parallel); LoRA and recompute save memory.", off=(False, None)
-)
+_DEGREE = Bounds(minimum=0, also=(-1,))
 _CONFIG = NotYet("it belongs to a kind of parallelism that is not available.", off=(None,))
 _SWITCH = NotYet("it belongs to a kind of parallelism that is not available.")
 
@@ -22,29 +20,26 @@ class ParallelArguments(Checked):
     """The 4D topology, under PaddleNLP's names; -1 and 1 both mean off."""
 
     tensor_parallel_degree: int = argument(
-        -1, "Devices that share one layer.", "共同计算一层的设备数。", not_yet=_DATA_PARALLEL, rows=(4, 84)
+        -1, "Devices that share one layer.", "共同计算一层的设备数。", bounds=_DEGREE, rows=(4, 84)
     )
     pipeline_parallel_degree: int = argument(
-        -1, "Devices that share the stack of layers.", "分担各层的设备数。", not_yet=_DATA_PARALLEL, rows=(5, 84)
+        -1, "Devices that share the stack of layers.", "分担各层的设备数。", bounds=_DEGREE, rows=(5, 84)
     )
     sharding: Union[bool, str, None] = argument(
         "",
-        "stage1, stage2 or stage3: split optimizer state, gradients, weights; with offload into host memory.",
-        "stage1、stage2、stage3：切分优化器状态、梯度、权重；offload 放到主机内存。",
-        not_yet=_SHARDING,
+        "stage1, stage2 or stage3: devices with different rows share out optimizer state, gradients, weights.",
+        "stage1、stage2、stage3：数据不同的设备依次分担优化器状态、梯度、权重。",
         rows=(3, 84, 124),
     )
     sharding_parallel_degree: int = argument(
-        1,
-        "Devices that split the state.",
-        "切分状态的设备数。",
+        -1,
+        "Devices that share out the state of sharding; -1: all that see different rows.",
+        "分担 sharding 状态的设备数；-1：所有数据不同的设备。",
         aliases=("sharding_degree",),
-        not_yet=NotYet(_DATA_PARALLEL.instead, off=(-1, 0)),
+        bounds=_DEGREE,
         rows=(84,),
     )
-    sep_parallel_degree: int = argument(
-        -1, "Devices that split a sequence.", "切分序列的设备数。", not_yet=_DATA_PARALLEL
-    )
+    sep_parallel_degree: int = argument(-1, "Devices that split a sequence.", "切分序列的设备数。", bounds=_DEGREE)
     context_parallel_degree: int = argument(
         -1, "Devices in a ring over a sequence.", "环形切分序列的设备数。", not_yet=_DATA_PARALLEL
     )
@@ -58,7 +53,7 @@ class ParallelArguments(Checked):
         1, "Parts of the stack on one pipeline device.", "一个流水设备上的层段数。", not_yet=_DATA_PARALLEL
     )
     sequence_parallel: bool = argument(
-        False, "Split activations beside tensor parallel.", "随张量并行切分激活。", not_yet=_SWITCH, rows=(6,)
+        False, "Split activations beside tensor parallel.", "随张量并行切分激活。", rows=(6,)
     )
     fuse_sequence_parallel_allreduce: bool = argument(
         False, "Fused all-reduce of sequence parallel.", "序列并行的融合 all-reduce。", not_yet=_SWITCH

@@ -113,6 +113,19 @@ class TrainArguments(Checked):
         bounds=NOT_NEGATIVE,
         rows=(124, 204),
     )
+    nonfinite_step: str = argument(
+        "stop",
+        "What happens to a step whose loss or gradient is NaN or infinite. It is never applied, and its samples are "
+        "named; stop ends the run, skip goes on with the next step.",
+        "损失或梯度为 NaN 或无穷的一步如何处理。这一步不会生效，并指明其样本；stop 结束运行，skip 继续下一步。",
+        choices=("stop", "skip"),
+    )
+    max_nonfinite_steps: int = argument(
+        5,
+        "Steps in a row that nonfinite_step skip may skip; one more ends the run.",
+        "nonfinite_step 为 skip 时允许连续跳过的步数；再多一步则结束运行。",
+        bounds=POSITIVE,
+    )
     lr_scheduler_type: str = argument(
         "linear",
         "How the learning rate falls after warm-up; constant has no warm-up.",
@@ -298,7 +311,13 @@ class TrainArguments(Checked):
         not_yet=_RECOMPUTE,
         rows=(189,),
     )
-    recompute_granularity: str = argument("full", "Which part is recomputed.", "重算哪一部分。", not_yet=_RECOMPUTE)
+    recompute_granularity: str = argument(
+        "full",
+        "What recompute computes again: full, whole layers; full_attn, their attention with its projections; "
+        "core_attn, scores and weights alone.",
+        "recompute 重算什么：full 为整层；full_attn 为注意力及其投影；core_attn 仅为注意力分数与权重。",
+        choices=("full", "full_attn", "core_attn"),
+    )
     refined_recompute: str = argument("", "Operators that are not recomputed.", "不重算的算子。", not_yet=_RECOMPUTE)
     offload_recompute_inputs: bool = argument(
         False,
@@ -312,6 +331,17 @@ class TrainArguments(Checked):
         "gpu、cpu 或 gpu:N；null：有 GPU 就用。没有 GPU 时转到 CPU 并说明。",
         choices=DEVICES,
         rows=(43,),
+    )
+    profile: bool = argument(
+        False,
+        "Write where the time of a step goes, operator by operator, to profile.txt and profile.json in output_dir.",
+        "把一步的时间花在哪些算子上写到 output_dir 的 profile.txt 与 profile.json。",
+    )
+    profile_steps: int = argument(
+        3,
+        "Steps that profile looks at; the first step of a run is left out.",
+        "profile 统计的步数；不含运行的第一步。",
+        bounds=POSITIVE,
     )
     benchmark: bool = argument(
         False,

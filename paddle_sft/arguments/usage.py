@@ -18,6 +18,9 @@ TITLES = {
     "parallel": "Parallel",
     "generate": "Generation",
     "merge": "Merge",
+    "quantize": "Quantise",
+    "combine": "Combine",
+    "export": "Export",
     UPSTREAM_GROUP: "Other keys of PaddleNLP's TrainingArguments",
 }
 

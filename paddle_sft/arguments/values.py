@@ -42,7 +42,8 @@ def read_words(words: List[str], hint: Any) -> Any:
     if len(words) > 1:
         if not any(get_origin(member) is list for member in members):
             raise ValueError(f"must be {describe(hint)}, got {len(words)} words: {' '.join(words)}; quote a text")
-        return read_value(list(words), hint)
+        has_numbers = any(get_origin(member) is list and get_args(member) == (float,) for member in members)
+        return read_value([_number(word) for word in words] if has_numbers else list(words), hint)
     word = words[0]
     if word in ("null", "None") and NONE in members:
         return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from paddle_sft.masks.segments import Segment, as_groups, shares_prefix
 from paddle_sft.operators.cpu import SegmentAttention, is_compiled_for, starts_of
 
 QUERY_BLOCK = 512
@@ -41,7 +42,7 @@ class Scoring:
 
 
 def segment_attention(
-    query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[Sequence[int]], scoring: Scoring
+    query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[Sequence[Segment]], scoring: Scoring
 ) -> Tensor:
     """softmax(scale * Q K^T + bias) V inside every segment, causally.
 
@@ -49,28 +50,46 @@ def segment_attention(
 
     Args:
         segment_lengths: for each row the lengths of its segments, which add up to T; what fills a row is a segment too.
+            A segment may be [prompt, answer, answer, ...]: the answers see the prompt, and none another.
     """
-    if scoring.slopes is None and not scoring.softcap and not scoring.dropout and is_compiled_for(query):
+    shared = any(shares_prefix(row) for row in segment_lengths)
+    if not shared and not beyond_kernels(scoring) and not scoring.dropout and is_compiled_for(query):
         return SegmentAttention.apply(query, key, value, starts_of(segment_lengths), scoring.window, scoring.scale)
     return composed_attention(query, key, value, segment_lengths, scoring)
 
 
+def beyond_kernels(scoring: Scoring) -> str:
+    """What of a scoring neither Paddle's kernel nor the compiled operator computes; empty if they compute it."""
+    if scoring.slopes is not None:
+        return "ALiBi"
+    return "a soft cap on scores" if scoring.softcap else ""
+
+
 def composed_attention(
-    query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[Sequence[int]], scoring: Scoring
+    query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[Sequence[Segment]], scoring: Scoring
 ) -> Tensor:
     """`segment_attention` by Paddle's operators."""
-    lengths = [length for row in segment_lengths for length in row]
+    groups = [group for row in segment_lengths for group in as_groups(row)]
+    lengths = [length for group in groups for length in group]
     rows, width = query.shape[:2]
     flat = [tensor.reshape([rows * width, *tensor.shape[2:]]) for tensor in (query, key, value)]
-    if len(set(lengths)) == 1:
+    if len(set(lengths)) == 1 and len(groups) == len(lengths):
         parts = [tensor.reshape([len(lengths), lengths[0], *tensor.shape[1:]]) for tensor in flat]
         return _equal_segments(*parts, scoring).reshape(query.shape)
     # split, not slices: the gradient of a slice is a zero tensor of the whole row for every segment
-    parts = [paddle.split(tensor, lengths) for tensor in flat]
-    done = [
-        _equal_segments(q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), scoring).squeeze(0) for q, k, v in zip(*parts)
-    ]
-    return paddle.concat(done).reshape(query.shape)
+    parts = zip(*(paddle.split(tensor.unsqueeze(0), lengths, axis=1) for tensor in flat))
+    done = [mixed for group in groups for mixed in _group([next(parts) for _ in group], scoring)]
+    return paddle.concat(done, axis=1).reshape(query.shape)
+
+
+def _group(parts: List[Tuple[Tensor, Tensor, Tensor]], scoring: Scoring) -> List[Tensor]:
+    """Attention of a prompt [1, P, H, D] and of its answers, each behind the prompt as if it were the only one."""
+    (query, key, value), *answers = parts
+    mixed = [_equal_segments(query, key, value, scoring)]
+    for query, own_key, own_value in answers:
+        keys, values = paddle.concat([key, own_key], axis=1), paddle.concat([value, own_value], axis=1)
+        mixed.append(_equal_segments(query, keys, values, scoring))
+    return mixed
 
 
 def cached_attention(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
@@ -123,14 +142,15 @@ def _alibi(slopes: Tensor, first: int, end: int) -> Tensor:
 
 
 def flashmask_attention(query: Tensor, key: Tensor, value: Tensor, row_ends: Tensor, scoring: Scoring) -> Tensor:
-    """Paddle's kernel (GPU only, not run by us): row_ends [B, 1, T, 1] int32, the first row a key is hidden from.
+    """Paddle's kernel (GPU only, not run by us): row_ends [B, 1, T, 1] int32, the first row a key is hidden from, where
+    the scoring's window is in already.
 
-    Shapes as in `segment_attention`; the scale is 1 / sqrt(D), and there are neither slopes nor a cap.
+    Shapes as in `segment_attention`. The kernel's own scale is 1 / sqrt(D), so the queries bring the rest; it has
+    neither slopes nor a cap.
     """
-    limits = {"window_size": (scoring.window - 1, 0)} if scoring.window else {}
-    return F.flashmask_attention(
-        query, key, value, startend_row_indices=row_ends, causal=True, dropout=scoring.dropout, **limits
-    )
+    if scoring.scale != default_scale(query.shape[-1]):
+        query = query * (scoring.scale / default_scale(query.shape[-1]))
+    return F.flashmask_attention(query, key, value, startend_row_indices=row_ends, causal=True, dropout=scoring.dropout)
 
 
 def default_scale(size: int) -> float:

@@ -7,14 +7,24 @@ import sys
 from difflib import get_close_matches
 from typing import List, Optional
 
-from paddle_sft.arguments.keys import finetune_catalogue, generate_catalogue, merge_catalogue
+from paddle_sft.arguments.keys import (
+    combine_catalogue,
+    export_catalogue,
+    finetune_catalogue,
+    generate_catalogue,
+    merge_catalogue,
+    quantize_catalogue,
+)
 from paddle_sft.arguments.schema import finetune_schema
 from paddle_sft.arguments.usage import explain_key, explain_translation, usage
 
 _COMMANDS = {
     "run_finetune.py": finetune_catalogue,
     "merge_lora_params.py": merge_catalogue,
+    "paddle-sft quantize": quantize_catalogue,
     "paddle-sft generate": generate_catalogue,
+    "paddle-sft combine": combine_catalogue,
+    "paddle-sft export": export_catalogue,
 }
 _USAGE = """usage: paddle-sft explain [KEY ...] | --schema
   KEY       all about a key, under any of its spellings

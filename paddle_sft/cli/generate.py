@@ -26,10 +26,13 @@ def main(argv: Optional[List[str]] = None) -> int:
 
     from paddle_sft.adapters.state import load_adapter
     from paddle_sft.cli.report import write_lines
+    from paddle_sft.cli.run_quant import as_trained
     from paddle_sft.generate.generation import Sampling, generate_texts, prepare
     from paddle_sft.models.device import choose_device, parameter_dtype
     from paddle_sft.models.hub import load_model
-    from paddle_sft.models.remote import local_folder
+    from paddle_sft.models.quantised import schemes_of
+    from paddle_sft.models.remote import local_adapter, local_folder
+    from paddle_sft.models.stored_schemes import summary
     from paddle_sft.models.tokenizers import load_tokenizer
     from paddle_sft.train.upstream import quieten
 
@@ -39,10 +42,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     paddle.seed(arguments.seed)
     print(f"device: {device} ({why})", file=sys.stderr, flush=True)
     folder = local_folder(arguments.model_name_or_path, hub_of(arguments))
-    loaded = load_model(folder, parameter_dtype(arguments.dtype, device, "", "")[0])
+    adapter = local_adapter(arguments.lora_path, hub_of(arguments)) if arguments.lora_path else None
+    loaded = load_model(folder, parameter_dtype(arguments.dtype, device, "", "")[0], choice=as_trained(adapter))
+    if schemes_of(loaded.model):
+        print(f"linear layers: {summary(schemes_of(loaded.model))}", file=sys.stderr, flush=True)
     tokenizer_folder = folder
-    if arguments.lora_path:
-        saved = load_adapter(loaded.model, local_folder(arguments.lora_path))
+    if adapter:
+        saved = load_adapter(loaded.model, adapter, allow_other_base=arguments.allow_other_base)
         tokenizer_folder = saved.folder if saved.new_rows is not None else folder  # it has tokens that the base has not
     sampling = Sampling(
         arguments.max_new_tokens,

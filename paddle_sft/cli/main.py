@@ -21,7 +21,12 @@ class Command(NamedTuple):
 COMMANDS: Dict[str, Command] = {
     "train": Command("paddle_sft.cli.finetune", "fine-tune or pre-train a model: train CONFIG.json [--key value ...]"),
     "merge": Command("paddle_sft.cli.merge", "write base + adapter as one complete model folder"),
+    "quantize": Command("paddle_sft.cli.quantize", "store linear layers in 4 or 8 bits: quantize MODEL --output DIR"),
     "generate": Command("paddle_sft.cli.generate", "let a model, with or without an adapter, answer prompts"),
+    "spectrum": Command("paddle_sft.cli.spectrum", "find the matrices with the most signal: spectrum MODEL --top 30"),
+    "compare": Command("paddle_sft.cli.compare", "train with several methods: compare CONFIG --adapters lora,dora"),
+    "combine": Command("paddle_sft.cli.combine", "make one adapter of several: combine A B --weights 0.7 0.3"),
+    "export": Command("paddle_sft.cli.export", "write an adapter for PEFT, or read one of PEFT or PaddleNLP"),
     "data": Command("paddle_sft.cli.data", "check the data of a run, or show its samples: data check CONFIG.json"),
     "launch": Command("paddle_sft.cli.launch", "start several ranks: launch --gpus 0-7 run_finetune.py CONFIG.json"),
     "explain": Command("paddle_sft.cli.explain", "say what an argument means: explain lora_rank"),

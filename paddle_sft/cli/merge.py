@@ -23,7 +23,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
     from paddle_sft.export.merge import MergeJob, describe, merge
     from paddle_sft.models.device import choose_device
-    from paddle_sft.models.remote import local_folder
+    from paddle_sft.models.remote import local_adapter, local_folder
     from paddle_sft.train.upstream import quieten
 
     quieten()
@@ -32,13 +32,16 @@ def main(argv: Optional[List[str]] = None) -> int:
     print(f"device: {device} ({why})", flush=True)
     job = MergeJob(
         local_folder(arguments.model_name_or_path, hub_of(arguments)),
-        local_folder(arguments.lora_path),
+        local_adapter(arguments.lora_path, hub_of(arguments)),
         output,
         arguments.format,
         arguments.safe_serialization,
         arguments.tolerance,
         arguments.max_shard_size,
         arguments.overwrite_output_dir,
+        arguments.merge_into,
+        arguments.requantise,
+        arguments.allow_other_base,
     )
     with disk_errors(output):
         receipt = merge(job)

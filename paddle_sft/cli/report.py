@@ -11,6 +11,9 @@ import numpy as np
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.cli.run_data import mixing_lines
 from paddle_sft.models.hub import LoadedModel, unique_parameters
+from paddle_sft.models.quantised import quantised_linears
+from paddle_sft.models.split import part_of
+from paddle_sft.parallel.groups import Groups, gather_objects
 
 
 class Report:
@@ -41,7 +44,7 @@ class Report:
 
     def finish(self, loaded: LoadedModel, trainer: Any, resume_from: Optional[Path]) -> Dict[str, Any]:
         """Add what is known only now; returns the numbers for plan.json."""
-        total, trainable = count_parameters(loaded.model)
+        total, trainable = count_whole(loaded.model, trainer.team.groups) or count_parameters(loaded.model)
         layout = "Hugging Face" if loaded.is_hugging_face else "Paddle"
         self.add("model", "model", f"{loaded.config['model_type']} from {loaded.place}", f"{layout} layout")
         self.add("model", "parameters", f"{total:,}", "tied weights counted once")
@@ -105,4 +108,22 @@ def write_lines(path: Path, rows: Iterable[Dict[str, Any]]) -> None:
 def count_parameters(model: Any) -> Tuple[int, int]:
     """(all, trainable) numbers in the model, tied weights once."""
     sizes = [(int(np.prod(p.shape)), not p.stop_gradient) for p in unique_parameters(model).values()]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+    codes = sum(layer.in_features * layer.out_features for layer in quantised_linears(model).values())
+    return sum(size for size, _ in sizes) + codes, sum(size for size, trained in sizes if trained)
+
+
+def count_whole(model: Any, groups: Optional[Groups]) -> Optional[Tuple[int, int]]:
+    """The same of the whole model, where this rank holds a share; None where it holds all. All ranks call it."""
+    if groups is None or not hasattr(model, "share"):
+        return None
+    here = {
+        name: (_whole_size(parameter), not parameter.stop_gradient)
+        for name, parameter in unique_parameters(model).items()
+    }
+    found = {name: one for stage in gather_objects(here, groups.pipeline) for name, one in stage.items()}
+    return sum(size for size, _ in found.values()), sum(size for size, trained in found.values() if trained)
+
+
+def _whole_size(parameter: Any) -> int:
+    part = part_of(parameter)
+    return int(np.prod(parameter.shape if part is None else part.shape))

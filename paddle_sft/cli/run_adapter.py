@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, List, Optional
 
 import paddle
 
-from paddle_sft.adapters.attach import attach
+from paddle_sft.adapters.attach import attach, base_layers
 from paddle_sft.adapters.catalogue import ADAPTERS
 from paddle_sft.adapters.state import load_adapter
+from paddle_sft.adapters.whole import train_whole
 from paddle_sft.arguments.adapter import AdapterArguments
 from paddle_sft.cli.report import Report
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError
+from paddle_sft.models.linears import features
+from paddle_sft.models.tokenizers import load_tokenizer
+from paddle_sft.models.trained_rows import train_rows
 from paddle_sft.train.weights import AdapterWeights
 
 
@@ -31,7 +35,7 @@ def train_adapter(
         ArgumentError: a folder of another method than the one asked for.
     """
     if start is not None:
-        saved = load_adapter(network, start)
+        saved = load_adapter(network, start, allow_other_base=arguments.allow_other_base)
         if saved.method != arguments.adapter:
             raise ArgumentError(
                 f"lora_path {start} is an adapter of method {saved.method}, and adapter is {arguments.adapter}; write "
@@ -41,14 +45,44 @@ def train_adapter(
         return AdapterWeights(network, saved.method, saved.config, tokenizer_folder)
     method = arguments.adapter
     paddle.seed(seed)
-    config = attach(network, method, adapter_config(arguments), arguments.lora_target_modules)
-    numbers = {key: value for key, value in asdict(config).items() if key != "target_modules"}
+    whole = _train_whole(network, arguments)
+    chosen = with_text(adapter_config(arguments), tokenizer_folder)
+    config = attach(network, method, chosen, arguments.lora_target_modules)
+    told = {key: value for key, value in asdict(config).items() if key != "target_modules"}
+    numbers = {key: value for key, value in told.items() if value not in ({}, None, False)}
     lines = {method: (", ".join(f"{key} {value}" for key, value in numbers.items()), "")}
     if config.target_modules:
+        layers = base_layers(network)
+        lines.update(config.remarks({path: features(layers[path]) for path in config.target_modules}))
         names = dict.fromkeys(path.rsplit(".", 1)[-1] for path in config.target_modules)
         lines["targets"] = (f"{len(config.target_modules)} layers: {', '.join(names)}", "")
+    if whole:
+        lines["trained whole"] = (", ".join(whole), "lora_modules_to_save")
     report.section("adapter", lines)
     return AdapterWeights(network, method, config, tokenizer_folder)
+
+
+def _train_whole(network: Any, arguments: AdapterArguments) -> List[str]:
+    names = arguments.lora_modules_to_save or []
+    whole = train_whole(network, [names] if isinstance(names, str) else names)
+    if whole and hasattr(network, "trained_rows"):
+        train_rows(network)  # none of what is trained whole
+    return whole
+
+
+def with_text(config: Any, tokenizer_folder: Path) -> Any:
+    """A prompt that starts from a text gets the text's tokens; any other config stays as it is.
+
+    Raises:
+        ArgumentError: the text has no tokens.
+    """
+    text = getattr(config, "prompt_tuning_init_text", None)
+    if not text:
+        return config
+    ids = load_tokenizer(tokenizer_folder)(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ArgumentError(f"prompt_tuning_init_text {text!r} has no tokens; write some words")
+    return replace(config, init_ids=tuple(int(one) for one in ids))
 
 
 def adapter_config(arguments: AdapterArguments) -> Any:

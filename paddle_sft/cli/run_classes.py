@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
-from paddle_sft.adapters.state import read_adapter
+from paddle_sft.adapters.state import read_if_own
 from paddle_sft.cli.report import Report
 from paddle_sft.core.errors import ArgumentError
 from paddle_sft.data.classes import Classes, find_classes
 from paddle_sft.data.store import SampleStore
 from paddle_sft.models.classification import Classifier, LoadedClassifier, classes_of, follow_padding, load_classifier
 from paddle_sft.models.hub import build_from_scratch
+from paddle_sft.quant.choice import AnyChoice
 
 
 def choose_classes(
@@ -27,7 +28,8 @@ def choose_classes(
         DataError: labels that are none of them, with their places.
         ArgumentError: nothing says what the classes are.
     """
-    classes = (read_adapter(adapter).classes if adapter else None) or classes_of(config, place)
+    saved = read_if_own(adapter) if adapter else None
+    classes = (saved.classes if saved else None) or classes_of(config, place)
     why = "" if classes is None else f"of {adapter or place}"
     if classes is None and "train" not in data:
         raise ArgumentError(
@@ -45,11 +47,17 @@ def choose_classes(
 
 
 def make_classifier(
-    folder: Optional[Path], config: Dict[str, Any], place: str, classes: Classes, dtype: str, seed: int
+    folder: Optional[Path],
+    config: Dict[str, Any],
+    place: str,
+    classes: Classes,
+    dtype: str,
+    seed: int,
+    choice: Optional[AnyChoice] = None,
 ) -> LoadedClassifier:
     """The classifier of `folder`, or without one a network from scratch."""
     if folder is not None:
-        return load_classifier(folder, dtype, classes, seed)
+        return load_classifier(folder, dtype, classes, seed, choice)
     model = Classifier(build_from_scratch(config, dtype, seed), classes, dtype)
     model.eval()
     return LoadedClassifier(model, config, place, False, head_is_new=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.arguments.mixing import Mixing, SourceMix, StageSpec, names_of, read_mixing, read_stages
+from paddle_sft.cli.run_parallel import layout_of
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.core.log import num_ranks
 from paddle_sft.core.records import Sample
 from paddle_sft.data.mixing import Mix, mix_table
 from paddle_sft.data.quotas import make_quotas, sources_of
@@ -27,7 +27,9 @@ from paddle_sft.train.stream_feed import StreamFeed, StreamStage
 Weights = Mapping[str, SourceMix]
 
 
-def make_feed(arguments: Arguments, samples: SampleStore, weights: Optional[Weights] = None) -> MapFeed:
+def make_feed(
+    arguments: Arguments, samples: SampleStore, weights: Optional[Weights] = None, before_sample: int = 0
+) -> MapFeed:
     """The steps of a run over samples that are there. `weights` hold for sources that `mixing` does not name.
 
     Raises:
@@ -46,16 +48,16 @@ def make_feed(arguments: Arguments, samples: SampleStore, weights: Optional[Weig
         )
         for number, spec in enumerate(specs)
     ]
-    return MapFeed(samples, stages, feed_settings(arguments))
+    return MapFeed(samples, stages, feed_settings(arguments, before_sample))
 
 
-def make_stream_feed(arguments: Arguments, stream: Stream, weights: Weights) -> StreamFeed:
+def make_stream_feed(arguments: Arguments, stream: Stream, weights: Weights, before_sample: int = 0) -> StreamFeed:
     """The steps of a run over samples that are read while it trains.
 
     Raises:
         ArgumentError: weights of the registry, which need to know how large a source is; max_steps beyond the stages.
     """
-    data, settings = arguments.data, feed_settings(arguments)
+    data, settings = arguments.data, feed_settings(arguments, before_sample)
     if weights and data.mixing is None:
         raise ArgumentError(
             f"the registry gives a weight to {', '.join(weights)}, and lazy does not know how large a source is; give "
@@ -86,12 +88,18 @@ def _stream_mix(arguments: Arguments, stream: Stream, spec: StageSpec, names: Op
     return StreamMix(stream, sources, shares, data.mixing_unit, data.mixing_exhausted == "repeat")
 
 
-def feed_settings(arguments: Arguments) -> FeedSettings:
-    """How the samples of a run become steps."""
+def feed_settings(arguments: Arguments, before_sample: int = 0) -> FeedSettings:
+    """How the samples of a run become steps.
+
+    Args:
+        before_sample: tokens that the model puts before every sample, which max_length doesn't count.
+    """
     data, train = arguments.data, arguments.train
     drop_last = bool(arguments.upstream.get("dataloader_drop_last", False))
-    shape = StepShape(train.per_device_train_batch_size, train.gradient_accumulation_steps, num_ranks(), drop_last)
-    return FeedSettings(shape, train.seed, train.shuffle, data.packing, data.max_length, train.max_steps)
+    ranks = layout_of(arguments.parallel).data_ranks
+    shape = StepShape(train.per_device_train_batch_size, train.gradient_accumulation_steps, ranks, drop_last)
+    capacity = data.max_length + before_sample
+    return FeedSettings(shape, train.seed, train.shuffle, data.packing, capacity, before_sample, train.max_steps)
 
 
 def _only_stage(arguments: Arguments) -> StageSpec:
@@ -173,7 +181,8 @@ def packing_lines(feed: MapFeed) -> List[str]:
         rows = feed.first_rows(number)
         if rows.packs is not None:
             lines += [f"{stage.name}:"] if stage.name else []
-            lines += certify(rows.packs, rows.lengths, feed.settings.capacity).lines()
+            lengths = rows.lengths + feed.settings.before_sample
+            lines += certify(rows.packs, lengths, feed.settings.capacity).lines()
     return lines
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Optional, Sequence
 
-from paddle_sft.adapters.state import read_adapter
+from paddle_sft.adapters.state import read_if_own
 from paddle_sft.cli.report import Report
-from paddle_sft.core.log import get_logger
 from paddle_sft.models.new_tokens import NewTokens, add_special_tokens
+from paddle_sft.models.trained_rows import train_rows
 from paddle_sft.models.vocabulary import grow
 
 SECTION = "vocabulary"
@@ -57,21 +57,18 @@ class RunTokens:
         why = f"rows {first:,} to {end - 1:,} set to the mean of the rows before them"
         self._report.add(SECTION, "vocab_size", size, why if after > before else f"spare ones: {why}")
         if not is_trained:
-            why = "lora leaves embedding and LM head as they are; to train them set lora to false"
-            self._report.add(SECTION, "new rows", "not trained", why)
-            if end - first > 1:
-                get_logger().warning(
-                    "the %d new tokens keep one and the same row (the mean) with lora: the model can't tell them apart",
-                    end - first,
-                )
+            train_rows(model)
+            why = "beside the adapter; all other rows of embedding and LM head stay as they are"
+            self._report.add(SECTION, "new rows", "trained", why)
 
 
 def tokenizer_of_adapter(adapter: Optional[Path]) -> Optional[Path]:
     """The adapter's folder, if it was trained with tokens that its base has not: then its tokenizer is used."""
-    return adapter if adapter is not None and read_adapter(adapter).new_rows is not None else None
+    saved = read_if_own(adapter) if adapter is not None else None
+    return adapter if saved is not None and saved.new_rows is not None else None
 
 
 def vocab_size_with(adapter: Optional[Path], vocab_size: int) -> int:
     """The base's vocabulary, or what it becomes with an adapter's new rows."""
-    rows = read_adapter(adapter).new_rows if adapter is not None else None
-    return vocab_size if rows is None else max(vocab_size, rows.vocab_size)
+    saved = read_if_own(adapter) if adapter is not None else None
+    return vocab_size if saved is None or saved.new_rows is None else max(vocab_size, saved.new_rows.vocab_size)

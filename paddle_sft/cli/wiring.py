@@ -25,7 +25,12 @@ from paddle_sft.cli.run_data import (
     stream_lines,
     weights_of,
 )
+from paddle_sft.cli.run_parallel import describe_share, join_heads, share_of, sign_base, start_ranks
+from paddle_sft.cli.run_quant import choice_of, describe_base, with_awareness
+from paddle_sft.cli.run_step import longer_context, say_attention
 from paddle_sft.cli.run_tokens import RunTokens, tokenizer_of_adapter, vocab_size_with
+from paddle_sft.cli.run_virtual import find_room, leave_room
+from paddle_sft.cli.run_weights import require_trained_tokens, set_rates, train_weights
 from paddle_sft.core.atomic import move_into, write_json
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.log import get_logger, num_ranks, rank, set_level
@@ -42,18 +47,21 @@ from paddle_sft.models.catalogue import require_positions, require_skips
 from paddle_sft.models.config import read_config
 from paddle_sft.models.device import choose_device, choose_half_precision, parameter_dtype
 from paddle_sft.models.hub import LoadedModel, build_from_scratch, load_model
+from paddle_sft.models.long_context import extend, longest_text
 from paddle_sft.models.remote import local_folder
 from paddle_sft.models.tokenizers import fill_token, load_tokenizer, require_known_ids
-from paddle_sft.operators.build import load_operators
+from paddle_sft.operators.build import describe_operators
+from paddle_sft.parallel.groups import Groups
 from paddle_sft.stages.catalogue import STAGES
 from paddle_sft.train.checkpoint import find_resume, remove_reports
 from paddle_sft.train.feed import Feed
 from paddle_sft.train.loss_plot import plot_loss
 from paddle_sft.train.noise import add_embedding_noise, let_gradients_reach_the_first_layer
+from paddle_sft.train.saving import Part, save
 from paddle_sft.train.stream_feed import StreamFeed
+from paddle_sft.train.team import Team
 from paddle_sft.train.trainer import RunData, SFTTrainer
 from paddle_sft.train.upstream import quieten, training_arguments
-from paddle_sft.train.weights import FullWeights
 
 
 class Run:
@@ -69,6 +77,8 @@ class Run:
         self.stage = choose("stage", arguments.train.stage, STAGES)
         self.resume_from = self._find_resume()
         self.args = self._precision()
+        self.room = find_room(arguments.adapter, self._adapter_folder())
+        self.arguments = leave_room(arguments, self.room, self.report)
         self.tokens = RunTokens(
             self._tokenizer_folder(), arguments.model.new_special_tokens, arguments.model.resize_vocab, self.report
         )
@@ -83,6 +93,7 @@ class Run:
         self.classes = self._classes() if self.stage.name == "classification" else None
         self.loaded = self._model()
         self.weights = self._trained_weights()
+        set_rates(self.loaded.model, self.arguments.adapter.layerwise_lr_decay, self.report)
         self.trainer = self._trainer()
         if self.resume_from is not None:
             self.trainer.require_same_run(self.resume_from)
@@ -110,10 +121,17 @@ class Run:
         )
         self.report.add("device", "threads", os.environ.get("OMP_NUM_THREADS", "1"), "OMP_NUM_THREADS")
         if device == "cpu":
-            self.report.add("device", "operators", "compiled" if load_operators() else "Paddle's own", "")
+            self.report.add("device", "operators", describe_operators(), "")
         if (train.bf16 or train.fp16) and not self.half_precision:
             self.report.add("device", "half precision", "off", why_half)
+        self.groups = self._ranks()  # before PaddleNLP starts them in its own way
         return training_arguments(self.arguments, self.half_precision)
+
+    def _ranks(self) -> Optional[Groups]:
+        model = self.arguments.model
+        name = model.model_name_or_path
+        place = local_folder(name, hub_of(model), with_weights=False) if name else Path(model.config_name)
+        return start_ranks(self.arguments, read_config(place), self.report)
 
     # ---- model and data ----------------------------------------------------------------------------------------
 
@@ -166,10 +184,10 @@ class Run:
             stream = build_stream(data, self.tokenizer, self.stage.name, self.tokenizer_folder, seed)
             files = ", ".join(str(path) for source in sources for path in source.files)
             self.report.lines("train data", [f"read while training (lazy): {files}"])
-            feed = make_stream_feed(self.arguments, stream, weights_of(sources))
+            feed = make_stream_feed(self.arguments, stream, weights_of(sources), self.room.tokens)
             self.report.lines("mixing", stream_lines(feed))
             return feed
-        feed = make_feed(self.arguments, self.train_set.samples, weights_of(sources))
+        feed = make_feed(self.arguments, self.train_set.samples, weights_of(sources), self.room.tokens)
         self.report.lines("packing", packing_lines(feed))
         self.report.mixing(mixing_tables(feed))
         return feed
@@ -184,17 +202,30 @@ class Run:
 
     def _model(self) -> LoadedModel:
         model = self.arguments.model
-        if model.config_name:
-            config = read_config(Path(model.config_name))
-            self._check_ids(config)
-            if self.classes is not None:
-                return self._classifier(None, config)
-            network = build_from_scratch(config, self.dtype, self.train_arguments.seed)
-            return LoadedModel(network, config, model.config_name, False)
-        folder = self._folder(model.model_name_or_path)
-        config = read_config(folder)
-        self._check_ids(config)
-        return load_model(folder, self.dtype) if self.classes is None else self._classifier(folder, config)
+        folder = None if model.config_name else self._folder(model.model_name_or_path)
+        config = read_config(folder or Path(model.config_name))
+        changes = longer_context(model, config, str(folder or model.config_name), self.report)
+        self._check_ids({**config, **changes})
+        loaded = self._load(folder, config)
+        sign_base(loaded.model, self.groups)
+        join_heads(loaded.model, self.groups)
+        describe_share(self.report, self.groups, loaded.model)
+        extend(loaded.model, changes)
+        loaded.config = {**loaded.config, **changes}
+        say_attention(loaded, self.arguments, self.half_precision, self.dtype, self.report)
+        trains_all = self.train_arguments.do_train and self.arguments.adapter.adapter is None
+        describe_base(loaded.model, loaded.place, trains_all, self._adapter_folder(), self.report)
+        return loaded
+
+    def _load(self, folder: Optional[Path], config: dict) -> LoadedModel:
+        """The model of a folder, or of a config alone."""
+        if self.classes is not None:
+            return self._classifier(folder, config)
+        share = share_of(self.groups, config)
+        if folder is not None:
+            return load_model(folder, self.dtype, share, choice_of(self.arguments.quant))
+        network = build_from_scratch(config, self.dtype, self.train_arguments.seed, share)
+        return LoadedModel(network, config, self.arguments.model.config_name, False)
 
     def _classes(self) -> Classes:
         model = self.arguments.model
@@ -202,15 +233,15 @@ class Run:
         return choose_classes(read_config(place), str(place), self._adapter_folder(), self._stores(), self.report)
 
     def _classifier(self, folder: Optional[Path], config: dict) -> LoadedModel:
-        place = str(folder or self.arguments.model.config_name)
-        loaded = make_classifier(folder, config, place, self.classes, self.dtype, self.train_arguments.seed)
+        place, choice = str(folder or self.arguments.model.config_name), choice_of(self.arguments.quant)
+        loaded = make_classifier(folder, config, place, self.classes, self.dtype, self.train_arguments.seed, choice)
         describe_head(loaded, self.tokenizer, self._stores(), self.report)
         return loaded
 
     def _check_ids(self, config: dict) -> None:
         self._note_long_rows(config)
         if self.pose is not None:
-            require_skips(config, self.pose.target)
+            require_skips(config, self.pose.target + self.room.positions)
         largest = max((samples.largest_id for samples in self._stores().values()), default=0)
         known = vocab_size_with(self._adapter_folder(), config["vocab_size"])
         known = max(known, self.tokens.needed(self.tokenizer))
@@ -220,10 +251,11 @@ class Run:
             self.feed.check_ids = require  # of what is read later
 
     def _note_long_rows(self, config: dict) -> None:
-        known = config.get("max_position_embeddings")
+        known = longest_text(config)
         longest = max((int(samples.lengths.max()) for samples in self._stores().values()), default=0)
-        require_positions(config, longest)
-        reach = self.pose.target if self.pose else 0
+        require_positions(config, longest, self.room.positions)
+        longest += self.room.positions
+        reach = self.pose.target + self.room.positions if self.pose else 0
         if known and reach > known and not config.get("rope_scaling"):
             why = f"positions go up to {reach:,} without rope_scaling in config.json: the model has not seen them"
             self.report.add("model", "max_position_embeddings", known, why)
@@ -240,9 +272,9 @@ class Run:
         adapter, network = self.arguments.adapter, self.loaded.model
         if adapter.adapter is None:
             self.tokens.grow(network, self.tokenizer, is_trained=True)
-            for parameter in network.parameters():
-                parameter.stop_gradient = False
-            return FullWeights(network, self.tokenizer_folder)
+            full = train_weights(network, adapter, self.tokenizer_folder, self.output_dir, self.report)
+            require_trained_tokens(network, self.arguments.model.new_special_tokens or ())
+            return with_awareness(full, self.arguments.quant, self.report)
         if adapter.lora_path is None:
             self.tokens.grow(network, self.tokenizer, is_trained=False)
         seed, folder = self.train_arguments.seed, self.tokenizer_folder
@@ -262,7 +294,7 @@ class Run:
         dev = split_dev(self.dev_set.samples, self.arguments.data) if self.dev_set else {}
         if self.dev_set and train.load_best_model_at_end:
             require_metric(train.metric_for_best_model, dev)
-        data = RunData(self.feed, dev, fill_token(self.tokenizer), self.pose)
+        data = RunData(self.feed, dev, fill_token(self.tokenizer), self.pose, Team(self.groups, network))
         return SFTTrainer(network, self.stage, self.args, train, self.weights, data)
 
     def show_plan(self) -> None:
@@ -281,9 +313,8 @@ class Run:
         metrics = self.trainer.train(self.resume_from)
         if afresh:
             remove_reports(self.output_dir)
-        if rank() == 0:
-            with move_into(self.output_dir) as beside:
-                self.weights.write(beside)
+        self.weights.is_result = True
+        save(self.trainer.team, self.weights, {}, self._write_result)
         write_results(self.output_dir, "train", metrics)
         if self.train_arguments.do_eval:
             self.evaluate()
@@ -295,6 +326,10 @@ class Run:
         if self.train_arguments.plot_loss and rank() == 0:
             plot_loss(self.output_dir / "loss.png", self.trainer.progress.log_history, str(self.output_dir))
         get_logger().info("done: %s", self.output_dir)
+
+    def _write_result(self, weights: Part, *_: Any) -> None:
+        with move_into(self.output_dir) as beside:
+            weights.write(beside)
 
     def evaluate(self) -> None:
         """Metrics over the dev split into eval_results.json; those of the last step are not computed twice."""

@@ -49,3 +49,8 @@ class Sample:
         """What it adds to the divisor of a step's loss: its trained targets (token 0 has no predecessor, so it can't be
         one), or one where the sample as a whole has a label."""
         return 1 if self.label else int(self.trained[1:].sum())
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the first that is trained; all of them where none is."""
+        return int(self.trained.argmax()) if self.trained.any() else len(self)

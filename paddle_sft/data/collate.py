@@ -31,6 +31,8 @@ class Batch:
     """For each row the lengths of its samples."""
     sample_labels: Tuple[str, ...]
     """Labels of the samples as wholes, row by row, as JSON text; empty texts outside stage classification."""
+    prompt_lengths: Tuple[Tuple[int, ...], ...] = ()
+    """For each row, of its samples the tokens before the first that is trained; all of a sample without such."""
     positions: Optional[np.ndarray] = None
     """[B, T] int64: positions of the tokens in their samples (`data.pose`); None: from 0 on in each."""
 
@@ -76,6 +78,7 @@ def collate_rows(rows: Sequence[Sequence[Sample]], pad_token_id: int) -> Batch:
         sum(sample.num_trained for row in rows for sample in row),
         tuple(tuple(len(sample) for sample in row) for row in rows),
         tuple(sample.label for row in rows for sample in row),
+        tuple(tuple(sample.prompt_length for sample in row) for row in rows),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddle_sft.adapters.base import AdaptedLinear, adapted_linears
 from paddle_sft.models.hub import assign, unique_parameters
 
 Read = Callable[[str], Tuple[np.ndarray, str]]
@@ -36,8 +37,12 @@ def _feed(model: nn.Layer, read: Read) -> List[Any]:
         id(parameter): name for name, parameter in unique_parameters(model).items() if not parameter._is_initialized()
     }
     hooks = []
+    inside = {id(layer.base) for layer in adapted_linears(model).values()}
     for layer in model.sublayers(include_self=True):
-        mine = [p for p in layer.parameters(include_sublayers=False) if id(p) in empty]
+        if id(layer) in inside:  # an update may ask its base for a product without calling it
+            continue
+        owner = layer.base if isinstance(layer, AdaptedLinear) else layer
+        mine = [p for p in owner.parameters(include_sublayers=False) if id(p) in empty]
         if mine:
             names = {empty[id(p)]: p for p in mine}
             hooks.append(layer.register_forward_pre_hook(_fill(names, read)))

@@ -90,6 +90,7 @@ def generate_texts(
 
 def _generate(model: Any, tokenizer: Any, ids: np.ndarray, sampling: Sampling, end: int) -> np.ndarray:
     """New tokens [B, N] by PaddleNLP's loop."""
+    model.row_layout.prompt_lengths = [[ids.shape[1]]] * len(ids)  # also where a row is read again with its answer
     with paddle.no_grad():
         tokens, _ = model.generate(
             paddle.to_tensor(ids.astype("int64")),

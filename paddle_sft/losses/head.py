@@ -15,10 +15,22 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from paddle_sft.core.records import IGNORED
+from paddle_sft.losses.split_head import split_loss_and_gradient, split_statistics
 from paddle_sft.operators.cpu import cross_entropy_in_place, is_compiled_for
+from paddle_sft.operators.linear import product
 
 CHUNK_BYTES = 64 * 2**20
 """Float32 logits of one chunk. Three such arrays live at a time; smaller ones make the products slower."""
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """What stands for the head's own rows of the tokens [first, end): only this of the head is trained."""
+
+    first: int
+    end: int
+    weight: Tensor
+    """[end - first, H]"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,9 @@ class Head:
     """[V]"""
     softcap: float = 0.0
     """Logits s become softcap * tanh(s / softcap); 0 for none."""
+    group: Optional[Any] = None
+    """Of the ranks that have parts of the vocabulary; None where this one has all of it."""
+    rows: Optional[HeadRows] = None
 
     @property
     def vocabulary(self) -> int:
@@ -43,7 +58,10 @@ class Head:
 
     def scores(self, hidden: Tensor) -> Tensor:
         """hidden W + bias, in float32."""
-        scores = paddle.matmul(hidden, self.weight, transpose_y=self.is_embedding)
+        scores = product(hidden, self.weight, transpose_y=self.is_embedding)
+        if self.rows is not None:
+            own = paddle.matmul(hidden, self.rows.weight.astype(hidden.dtype), transpose_y=True)
+            scores[..., self.rows.first : self.rows.end] = own
         return (scores if self.bias is None else scores + self.bias).astype("float32")
 
     def capped(self, scores: Tensor) -> Tensor:
@@ -51,12 +69,17 @@ class Head:
 
     def input_gradient(self, by_scores: Tensor) -> Tensor:
         """[N, V] -> [N, H]."""
-        return paddle.matmul(by_scores, self.weight, transpose_y=not self.is_embedding)
+        gradient = product(by_scores, self.weight, transpose_y=not self.is_embedding)
+        if self.rows is None:
+            return gradient
+        first, end = self.rows.first, self.rows.end
+        replaced = self.weight[first:end] if self.is_embedding else self.weight[:, first:end].T
+        return gradient + by_scores[:, first:end] @ (self.rows.weight - replaced)
 
     def add_weight_gradient(self, total: Tensor, hidden: Tensor, by_scores: Tensor) -> None:
         """Add that of a chunk to `total`, in place: a second array of the weight's size is never made."""
-        pair = (by_scores.T, hidden) if self.is_embedding else (hidden.T, by_scores)
-        paddle.addmm_(total, *pair)
+        pair = (by_scores, hidden) if self.is_embedding else (hidden, by_scores)
+        product(*pair, transpose_x=True, add_to=total)
 
 
 def head_loss_sum(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
@@ -69,9 +92,8 @@ def head_loss_sum(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
     states, targets = _trained(hidden, labels)
     if not len(targets):
         return hidden.sum().astype("float32") * 0.0
-    if head.bias is None:
-        return _HeadLoss.apply(states, head.weight, targets, head)
-    return _HeadLoss.apply(states, head.weight, targets, head, head.bias)
+    others = (head.bias, head.rows.weight if head.rows else None)
+    return _HeadLoss.apply(states, head.weight, targets, head, *[one for one in others if one is not None])
 
 
 @paddle.no_grad()
@@ -81,6 +103,10 @@ def head_statistics(hidden: Tensor, labels: Tensor, head: Head) -> Tuple[float, 
     loss, hits = 0.0, 0
     for start, end in _chunks(len(targets), head.vocabulary):
         logits = head.logits(states[start:end])
+        if head.group is not None:
+            found = split_statistics(logits, targets[start:end], head.group)
+            loss, hits = loss + found[0], hits + found[1]
+            continue
         loss += float(F.cross_entropy(logits, targets[start:end], reduction="sum"))
         hits += int((logits.argmax(axis=-1) == targets[start:end]).sum())
     return loss, len(targets), hits
@@ -103,11 +129,15 @@ def _chunks(num: int, vocabulary: int) -> Iterator[Tuple[int, int]]:
 
 class _HeadLoss(PyLayer):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, head: Head, bias: Any = None) -> Tensor:
+    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, head: Head, *others: Tensor) -> Tensor:
+        """`others`: the head's bias and its trained rows, those of them that there are: what needs a gradient is named
+        to autograd as an input."""
+        bias, rows = head.bias, head.rows
         loss = paddle.zeros([], dtype="float32")
         for_states = [] if not states.stop_gradient else None
         for_weight = None if weight.stop_gradient else paddle.zeros(weight.shape, dtype=weight.dtype)
         for_bias = None if bias is None or bias.stop_gradient else paddle.zeros(bias.shape, dtype="float32")
+        for_rows = None if rows is None or rows.weight.stop_gradient else paddle.zeros_like(rows.weight)
         for start, end in _chunks(len(targets), head.vocabulary):
             chunk = states[start:end]
             one_loss, by_scores = _loss_and_gradient(head, chunk, targets[start:end])
@@ -119,24 +149,29 @@ class _HeadLoss(PyLayer):
                 for_states.append(head.input_gradient(by_scores))
             if for_weight is not None:
                 head.add_weight_gradient(for_weight, chunk.astype(weight.dtype), by_scores)
-        ctx.has_bias = bias is not None
-        ctx.gradients = (
-            None if for_states is None else paddle.concat(for_states).astype(states.dtype),
-            for_weight,
-            None if for_bias is None else for_bias.astype(bias.dtype),
-        )
+            if for_rows is not None:
+                for_rows += by_scores[:, rows.first : rows.end].T @ chunk.astype(weight.dtype)
+        by_others = [] if bias is None else [None if for_bias is None else for_bias.astype(bias.dtype)]
+        by_others += [] if rows is None else [for_rows]
+        if for_states is not None:
+            for_states = paddle.concat(for_states).astype(states.dtype)
+            if head.group is not None:  # each rank's part of the vocabulary gave a part of the sum
+                paddle.distributed.all_reduce(for_states, group=head.group)
+        ctx.gradients = (for_states, for_weight, None, *by_others)  # in the inputs' order; the targets have none
         return loss
 
     @staticmethod
     def backward(ctx: Any, by_loss: Tensor) -> Tuple[Optional[Tensor], ...]:
         gradients, ctx.gradients = ctx.gradients, None  # used once; kept, they would outlive the step
         found = [None if one is None else one.scale_(by_loss.astype(one.dtype)) for one in gradients]
-        return (found[0], found[1], None, found[2]) if ctx.has_bias else (found[0], found[1], None)
+        return tuple(found)
 
 
 def _loss_and_gradient(head: Head, chunk: Tensor, targets: Tensor) -> Tuple[Tensor, Tensor]:
     """(summed loss, its gradient [N, V] by hidden W + bias)."""
     scores = head.scores(chunk)
+    if head.group is not None:
+        return split_loss_and_gradient(scores, targets, head.group)
     if not head.softcap and is_compiled_for(scores):  # overwritten by their gradient
         return paddle.to_tensor(cross_entropy_in_place(scores, targets), dtype="float32"), scores
     with paddle.enable_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import paddle
@@ -18,7 +18,7 @@ class TokenMeter:
     totals [3] float64: sum of losses, trained tokens, hits. Those of several ranks may be added before they are read.
     """
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Optional[Head] = None) -> None:
         self.totals = np.zeros(3, dtype=np.float64)
         self._head = head
 

@@ -6,27 +6,46 @@ it with causal=True, as startend_row_indices [B, 1, T, 1] int32. The dense forms
 oracles: at 4,096 tokens one is 16.8 MB.
 
 A segment is a sample of the row. Padding is the last segment: it sees itself, so no softmax is empty, and nobody else
-sees it.
+sees it. A segment may also be a group [prompt, answer, answer, ...]: several answers to one prompt, which stands in the
+row once.
 """
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from typing import List, Sequence, Union
 
 import numpy as np
 
+Segment = Union[int, Sequence[int]]
+"""Tokens of a sample, or of [prompt, answer, answer, ...], whose answers all see the prompt and none another."""
 
-def with_padding(segment_lengths: Sequence[int], row_length: int) -> List[int]:
+
+def as_groups(row: Sequence[Segment]) -> List[List[int]]:
+    """The segments of a row, each as a group; an ordinary sample is a group of one part.
+
+    Raises:
+        ValueError: a group without parts, or an empty part.
+    """
+    parts = [[segment] if isinstance(segment, (int, np.integer)) else segment for segment in row]
+    return [checked_group(group).tolist() for group in parts]
+
+
+def shares_prefix(row: Sequence[Segment]) -> bool:
+    """Whether a segment of the row is a prompt with answers."""
+    return any(not isinstance(segment, (int, np.integer)) and len(segment) > 1 for segment in row)
+
+
+def with_padding(segment_lengths: Sequence[Segment], row_length: int) -> List[Segment]:
     """The segments with the padding up to `row_length` as one more, where there is any.
 
     Raises:
         ValueError: a segment is empty, or they are longer than the row.
     """
-    lengths = checked(segment_lengths).tolist()
-    padding = row_length - sum(lengths)
+    num_tokens = sum(sum(group) for group in as_groups(segment_lengths))
+    padding = row_length - num_tokens
     if padding < 0:
-        raise ValueError(f"segments of {sum(lengths)} tokens do not fit a row of {row_length}")
-    return lengths + [padding] if padding else lengths
+        raise ValueError(f"segments of {num_tokens} tokens do not fit a row of {row_length}")
+    return [*segment_lengths, padding] if padding else list(segment_lengths)
 
 
 def row_ends(segment_lengths: Sequence[int]) -> np.ndarray:
@@ -61,24 +80,39 @@ def window_row_ends(segment_lengths: Sequence[int], window: int) -> np.ndarray:
     return np.minimum(ends, np.arange(ends.size) + window).astype(np.int32)
 
 
-def shared_prefix_row_ends(groups: Sequence[Sequence[int]]) -> np.ndarray:
+def shared_prefix_row_ends(groups: Sequence[Sequence[int]], window: int = 0) -> np.ndarray:
     """FlashMask form [T] int32 of prompts with several answers each.
 
     A group is [prompt, answer, answer, ...] in tokens and lies in the row in this order. Every answer sees the prompt
-    and itself, none sees another. [length] is an ordinary sample, [padding] the padding.
+    and itself, none sees another. [length] is an ordinary sample, [padding] the padding. Only as far back as `window`,
+    counted in positions of the answer's own text; 0 for no limit.
 
     Raises:
-        ValueError: a group has no part, or a part is empty.
+        ValueError: a group has no part, or a part is empty; or the window ends inside an answer of several: their
+            rows that still see a token of the prompt are not in one piece, which one number can't say.
     """
+    if not window_fits(groups, window):
+        raise ValueError(f"a window of {window} tokens ends inside one of several answers to a prompt")
     ends = [np.zeros(0, dtype=np.int64)]
     start = 0
     for group in groups:
         parts = checked_group(group)
         stops = start + np.cumsum(parts)
-        start = int(stops[-1])
+        begin, start = start, int(stops[-1])
         stops[0] = start  # the prompt is seen up to the end of its last answer
-        ends.append(np.repeat(stops, parts))
+        seen = np.repeat(stops, parts)
+        if window and len(parts) <= 2:  # of several answers none is longer than the window
+            seen = np.minimum(seen, np.arange(begin, start) + window)
+        ends.append(seen)
     return np.concatenate(ends).astype(np.int32)
+
+
+def window_fits(groups: Sequence[Sequence[int]], window: int) -> bool:
+    """Whether `shared_prefix_row_ends` can say what a window leaves: no prompt of several answers leaves an answer's
+    sight before its end."""
+    if not window:
+        return True
+    return not any(len(group) > 2 and window < group[0] + max(group[1:]) for group in groups)
 
 
 def shared_prefix_position_ids(groups: Sequence[Sequence[int]]) -> np.ndarray:
@@ -113,14 +147,17 @@ def dense_window(segment_lengths: Sequence[int], window: int) -> np.ndarray:
     return mask & (row - column < window)
 
 
-def dense_shared_prefix(groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """Oracle of `shared_prefix_row_ends` [T, T] bool: same group, not later, and the prompt or the same answer."""
+def dense_shared_prefix(groups: Sequence[Sequence[int]], window: int = 0) -> np.ndarray:
+    """Oracle of `shared_prefix_row_ends` [T, T] bool: same group, not later, the prompt or the same answer, and fewer
+    than `window` positions ago (0 for no limit)."""
     parts = [(group, part) for group, lengths in enumerate(groups) for part in range(checked_group(lengths).size)]
     lengths = checked([length for group in groups for length in group])
     group, part = (np.repeat([pair[side] for pair in parts], lengths) for side in (0, 1))
     row, column = np.indices((group.size, group.size))
     same_part = part[row] == part[column]
-    return (group[row] == group[column]) & (column <= row) & ((part[column] == 0) | same_part)
+    mask = (group[row] == group[column]) & (column <= row) & ((part[column] == 0) | same_part)
+    positions = shared_prefix_position_ids(groups)
+    return mask & (positions[row] - positions[column] < window) if window else mask
 
 
 def check_window(window: int) -> None:

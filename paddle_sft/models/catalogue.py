@@ -63,17 +63,27 @@ def find_family(config: Mapping[str, Any], place: str) -> Family:
     return FAMILIES[name]
 
 
-def require_positions(config: Mapping[str, Any], longest: int) -> None:
+def require_positions(config: Mapping[str, Any], longest: int, before: int = 0) -> None:
     """
+    Args:
+        before: positions of virtual tokens before every sample.
+
     Raises:
         ArgumentError: a sample of `longest` tokens goes on where the model's table of positions ends.
     """
     key = FAMILIES[config["model_type"]].last_position
     known = config.get(key)
-    if known and longest > known:
+    if known and before >= known:
         raise ArgumentError(
-            f"the longest sample has {longest:,} tokens, and the model has vectors for {known:,} positions ({key} in "
-            f"its config.json); set max_length to {known} or less, and length_policy to what becomes of longer samples"
+            f"{before:,} virtual tokens leave no position for a text: the model has vectors for {known:,} ({key} in "
+            "its config.json); lower num_virtual_tokens"
+        )
+    if known and longest + before > known:
+        virtual = f" behind {before:,} virtual ones" if before else ""
+        raise ArgumentError(
+            f"the longest sample has {longest:,} tokens{virtual}, and the model has vectors for {known:,} positions "
+            f"({key} in its config.json); set max_length to {known - before} or less, and length_policy to what "
+            "becomes of longer samples"
         )
 
 

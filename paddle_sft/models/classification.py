@@ -19,6 +19,7 @@ from paddle_sft.models.config import is_classifier, read_config
 from paddle_sft.models.family import find_named
 from paddle_sft.models.hub import LoadedModel, build_empty, fill, load_model
 from paddle_sft.models.renames import Piece, pieces_of
+from paddle_sft.quant.choice import AnyChoice
 
 HEAD = "score.weight"
 """The head's weight, under that name in both layouts."""
@@ -120,7 +121,9 @@ def classes_of(config: Mapping[str, Any], place: str) -> Optional[Classes]:
     return Classes(tuple(found[index] for index in range(len(found))), problem == _PROBLEM_TYPES[True], known=True)
 
 
-def load_classifier(folder: Path, dtype: str, classes: Classes, seed: int = 0) -> LoadedClassifier:
+def load_classifier(
+    folder: Path, dtype: str, classes: Classes, seed: int = 0, choice: Optional[AnyChoice] = None
+) -> LoadedClassifier:
     """The classifier of a folder; or of a folder with a language model, whose LM head a new head replaces.
 
     A new head is drawn from a normal distribution of the config's initializer_range, the same for the same seed.
@@ -131,10 +134,10 @@ def load_classifier(folder: Path, dtype: str, classes: Classes, seed: int = 0) -
     config = read_config(folder)
     if is_classifier(config):
         model = build_empty_classifier(config, dtype, classes)
-        is_hugging_face = fill(model, folder)
+        is_hugging_face = fill(model, folder, config, choice)
         model.eval()
         return LoadedClassifier(model, config, str(folder), is_hugging_face)
-    loaded = load_model(folder, dtype)
+    loaded = load_model(folder, dtype, choice=choice)
     paddle.seed(seed)
     model = Classifier(loaded.model, classes, dtype)
     model.eval()

@@ -99,7 +99,7 @@ def to_paddlenlp(config: Dict[str, Any]) -> Any:
     return made
 
 
-_NOT_FOR_PADDLENLP = ("model_type", "transformers_version")
+_NOT_FOR_PADDLENLP = ("model_type", "transformers_version", "paddle_sft_quantisation")
 
 
 def to_hugging_face(config: Any, dtype: str) -> Dict[str, Any]:
@@ -107,7 +107,8 @@ def to_hugging_face(config: Any, dtype: str) -> Dict[str, Any]:
     family = FAMILIES[config.model_type]
     content: Dict[str, Any] = {"architectures": [family.hf_architecture], "model_type": config.model_type}
     for key, default in family.keys.items():
-        value = getattr(config, family.spelled.get(key, key), None)
+        unsaid = None if default is REQUIRED else default  # PaddleNLP has no such key, and computes as by this one
+        value = getattr(config, family.spelled.get(key, key), unsaid)
         if value is not None or default not in (None, REQUIRED):  # left out, it would mean the default
             content[key] = value
     content.update({key: allowed[0] for key, allowed in family.only.items()})

@@ -62,8 +62,14 @@ class Family:
     """A function (model, config) that mends the built network in place, "module:name"; empty for none."""
     window: Callable[[Config, int], int] = lambda config, layer: 0
     """Tokens a query of a layer (from 0) may look back over, itself included; 0 for no limit."""
+    beyond_kernels: Callable[[Config], str] = lambda config: ""
+    """What of its attention Paddle's kernel and the compiled operator don't compute, as `attention.segments` calls it;
+    empty if they compute it."""
     rope_names: Mapping[str, str] = field(default_factory=dict)
     """Another name that transformers takes for a kind of rotary positions -> that kind."""
+    splits: Tuple[str, ...] = ()
+    """How it may be split over ranks: tensor, sequence (beside tensor), pipeline, sep, stage3 (of sharding). Tests
+    compare each of them with one process."""
     trains_padding: bool = False
     """Whether what reads the padding token trains its embedding (see `models.padding`)."""
     norms: Tuple[str, ...] = ()

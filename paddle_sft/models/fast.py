@@ -4,7 +4,7 @@ cheapest compositions of Paddle's. On a GPU nothing here is used."""
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import paddle
 import paddle.nn.functional as F
@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from paddle_sft.operators import cpu
+from paddle_sft.operators.linear import LinearParts, linears
 
 GATED_MLPS = ("LlamaMLP", "Qwen2MLP", "MistralMLP", "Qwen2MoeMLP")
 """Layers that compute down(silu(gate) * up)."""
@@ -82,6 +83,43 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return (paddle.rsqrt(mean + epsilon) * x).astype(weight.dtype) * weight
 
 
+def is_hooked(layer: nn.Layer) -> bool:
+    """Whether somebody looks at, or changes, what goes through a layer, or gave it a forward of its own
+    (`quant.aware`): then it has to be called."""
+    return bool(layer._forward_pre_hooks or layer._forward_post_hooks or "forward" in vars(layer))
+
+
+def parts_of(layer: nn.Layer) -> Optional[LinearParts]:
+    """What `operators.linear` needs to compute a layer, or None where the layer itself has to be called.
+
+    A layer that isn't a plain one may have a method `linear_parts`, which answers the same.
+    """
+    if is_hooked(layer):
+        return None
+    if type(layer) is nn.Linear:
+        return LinearParts(layer.weight, layer.bias)
+    return layer.linear_parts() if hasattr(layer, "linear_parts") else None
+
+
+def fused_linears(x: Tensor, layers: Sequence[nn.Layer]) -> Optional[List[Tensor]]:
+    """Outputs of layers that read the same x; None if they can't be computed together.
+
+    Shapes: x [..., in] -> [..., out] of each layer.
+    """
+    if not cpu.is_compiled_for(x):
+        return None
+    parts = [parts_of(layer) for layer in layers]
+    if any(one is None or any(tensor.dtype != paddle.float32 for tensor in one.tensors()) for one in parts):
+        return None
+    return linears(x, parts)
+
+
+def apply_linears(x: Tensor, *layers: nn.Layer) -> List[Tensor]:
+    """Outputs of layers that read the same x, computed together where that can be."""
+    found = fused_linears(x, layers)
+    return [layer(x) for layer in layers] if found is None else found
+
+
 def use_cpu_forms(model: nn.Layer, norms: Tuple[str, ...]) -> None:
     """Replace the forward of every RMSNorm and gated MLP of a PaddleNLP model, in place, if it computes on a CPU.
 
@@ -111,5 +149,5 @@ class _GatedForward:
         self._layer = layer
 
     def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self._layer.gate_proj(x), self._layer.up_proj(x)
+        gate, up = apply_linears(x, self._layer.gate_proj, self._layer.up_proj)
         return self._layer.down_proj(cpu.SwiGLU.apply(gate, up) if cpu.is_compiled_for(gate) else F.swiglu(gate, up))

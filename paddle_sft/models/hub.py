@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -17,10 +17,24 @@ from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.config import is_classifier, read_config, to_paddlenlp
 from paddle_sft.models.family import find_named
 from paddle_sft.models.fast import use_cpu_forms
+from paddle_sft.models.frozen_norms import mend_frozen_norms
+from paddle_sft.models.linears import features, find_linears
 from paddle_sft.models.packed import read_by_segments
 from paddle_sft.models.padding import keep_padding_row
+from paddle_sft.models.quantised import (
+    array_names,
+    array_specs,
+    choose_schemes,
+    is_in_codes,
+    quantise_layers,
+    require_floats,
+    with_codes,
+)
 from paddle_sft.models.renames import rename_table
+from paddle_sft.models.split import Share, become_share, part_of
+from paddle_sft.models.stored_schemes import schemes_in
 from paddle_sft.models.weights import ModelWeights, some
+from paddle_sft.quant.choice import NO_SCHEMES, AnyChoice, Schemes
 
 _ALIGNMENT = 64  # bytes
 
@@ -37,7 +51,9 @@ class LoadedModel:
     is_hugging_face: bool
 
 
-def load_model(folder: Path, dtype: str) -> LoadedModel:
+def load_model(
+    folder: Path, dtype: str, share: Optional[Share] = None, choice: Optional[AnyChoice] = None
+) -> LoadedModel:
     """Load a causal language model; every weight of the model comes from the folder, and every tensor there is used.
 
     Memory on a CPU: the parameters, and some MiB of a tensor that is on its way into one.
@@ -45,6 +61,9 @@ def load_model(folder: Path, dtype: str) -> LoadedModel:
     Args:
         folder: a Paddle or a Hugging Face model folder; which one is decided by looking at the names.
         dtype: float32, bfloat16 or float16 for the parameters.
+        share: what of the model this rank holds, and therefore reads; None for all of it.
+        choice: how linear layers are quantised while they are loaded; None leaves the folder as it is, of floats or of
+            codes.
 
     Raises:
         ModelError: weights missing, left over, of another shape; damaged files; numbers that are none; a family that
@@ -56,22 +75,37 @@ def load_model(folder: Path, dtype: str) -> LoadedModel:
             f"{folder} is a sequence classifier, which writes no text; set stage to classification (with do_predict it "
             "labels texts), or name the language model that it was made from"
         )
-    model = build_empty(config, dtype)
-    is_hugging_face = fill(model, folder)
+    if share is not None:
+        require_floats(config, choice, str(folder))
+    model = build_empty(config, dtype) if share is None else build_share(config, dtype, share)
+    is_hugging_face = fill(model, folder, config, choice)
     model.eval()
     return LoadedModel(model, config, str(folder), is_hugging_face)
 
 
-def fill(model: nn.Layer, folder: Path) -> bool:
+def fill(model: nn.Layer, folder: Path, config: Dict[str, Any], choice: Optional[AnyChoice] = None) -> bool:
     """Give an empty model the weights of a folder; returns whether it has Hugging Face's layout.
 
     Raises:
         ModelError: as `load_model`.
     """
-    weights = ModelWeights(folder, rename_table(type(model), model.config))
-    require_complete(weights, model, Path(folder))
-    fill_parameters(unique_parameters(model), weights, Path(folder))
+    stored = schemes_in(config, str(folder))
+    schemes = choose_schemes(model, stored, choice, str(folder))
+    weights = open_weights(folder, model, stored)
+    require_complete(weights, model, Path(folder), stored)
+    parameters = {name: one for name, one in unique_parameters(model).items() if not is_in_codes(name, schemes)}
+    for name, parameter in parameters.items():
+        if part_of(parameter) is not None:
+            weights.keep_part(name, part_of(parameter))
+    fill_parameters(parameters, weights, Path(folder))
+    quantise_layers(model, weights, schemes, are_codes=bool(stored))
     return weights.is_hugging_face
+
+
+def open_weights(folder: Path, model: nn.Layer, stored: Schemes) -> ModelWeights:
+    """The tensors of a model's folder; `stored` says which layers are codes there."""
+    table = rename_table(type(model), model.config)
+    return ModelWeights(folder, with_codes(table, stored) if stored else table)
 
 
 def build_empty(config: Dict[str, Any], dtype: str) -> nn.Layer:
@@ -80,8 +114,20 @@ def build_empty(config: Dict[str, Any], dtype: str) -> nn.Layer:
         return _build(config)
 
 
-def build_from_scratch(config: Dict[str, Any], dtype: str, seed: int) -> nn.Layer:
-    """A freshly initialised model (PaddleNLP's initialisation of the family), the same for the same seed."""
+def build_share(config: Dict[str, Any], dtype: str, share: Share) -> nn.Layer:
+    """What a rank holds of the model of a config, with parameters that hold no memory yet."""
+    whole = build_empty(config, dtype)
+    with _default_dtype(dtype), paddle.LazyGuard(), _without_initialisation():
+        model = _build(config, share)
+    become_share(model, whole, share, {name: tuple(one.shape) for name, one in unique_parameters(whole).items()})
+    return model
+
+
+def build_from_scratch(config: Dict[str, Any], dtype: str, seed: int, share: Optional[Share] = None) -> nn.Layer:
+    """A freshly initialised model (PaddleNLP's initialisation of the family), the same for the same seed, or a share
+    of it. Memory: that of the whole model, while its numbers are drawn."""
+    if share is not None:
+        return _share_of(build_from_scratch(config, dtype, seed), config, dtype, share)
     paddle.seed(seed)
     np.random.seed(seed % 2**32)
     with _default_dtype(dtype):
@@ -90,9 +136,21 @@ def build_from_scratch(config: Dict[str, Any], dtype: str, seed: int) -> nn.Laye
     return model
 
 
-def _build(config: Dict[str, Any]) -> nn.Layer:
+def _share_of(whole: nn.Layer, config: Dict[str, Any], dtype: str, share: Share) -> nn.Layer:
+    model, values = build_share(config, dtype, share), unique_parameters(whole)
+    for name, parameter in unique_parameters(model).items():
+        part, array = part_of(parameter), stored(values[name])
+        assign(parameter, array if part is None else part.take(array), FLOAT_TAGS[dtype])
+    model.eval()
+    return model
+
+
+def _build(config: Dict[str, Any], share: Optional[Share] = None) -> nn.Layer:
     family = FAMILIES[config["model_type"]]
     settings = to_paddlenlp(config)
+    if share is not None:
+        settings.tensor_parallel_degree, settings.tensor_parallel_rank = share.tensor, share.tensor_rank
+        settings.sequence_parallel = share.sequence_parallel
     with _without_tables(settings) if "rope_theta" in family.keys else contextlib.nullcontext():
         model = find_named(family.model_class)(settings)
     if family.mend:
@@ -100,6 +158,7 @@ def _build(config: Dict[str, Any]) -> nn.Layer:
     if not family.trains_padding:
         keep_padding_row(model, config)
     use_cpu_forms(model, family.norms)
+    mend_frozen_norms(model)
     read_by_segments(model, config)
     return model
 
@@ -166,34 +225,54 @@ def unique_parameters(model: nn.Layer) -> Dict[str, paddle.Tensor]:
     """Name -> parameter; of a tied pair only the first name (the embedding)."""
     unique: Dict[int, str] = {}
     parameters = dict(model.state_dict())  # named_parameters would list a tied pair once, under either name
+    for name in array_names(model):
+        del parameters[name]
     for name in sorted(parameters, key=lambda name: name.startswith("lm_head")):
         unique.setdefault(id(parameters[name]), name)
     return {name: parameters[name] for name in parameters if unique[id(parameters[name])] == name}
 
 
-def require_complete(weights: ModelWeights, model: nn.Layer, folder: Path) -> None:
+def require_complete(weights: ModelWeights, model: nn.Layer, folder: Path, stored: Schemes = NO_SCHEMES) -> None:
     """Every weight of the model is in the folder with its shape, and nothing else is.
 
     Raises:
         ModelError: lists what is missing, what is left over and which shapes differ.
     """
-    parameters = unique_parameters(model)
-    missing = [name for name in parameters if name not in weights]
+    shapes = {name: shape for name, shape in whole_shapes(model).items() if not is_in_codes(name, stored)}
+    codes = _codes(model, stored)
+    shapes.update({name: spec.shape for name, spec in codes.items()})
+    missing = [name for name in shapes if name not in weights]
     problems = [f"{len(missing)} weights of the model are not there: {some(missing)}"] if missing else []
-    unused = weights.unused + [name for name in weights.names if name not in parameters]
+    unused = weights.unused + [name for name in weights.names if name not in shapes]
     unused = [name for name in unused if not _is_copy_of_embedding(name, weights, model)]
     if unused:
         problems.append(f"{len(unused)} tensors are no weights of the model: {some(unused)}")
-    for name, parameter in parameters.items():
-        problems += _mismatch(weights.spec(name), parameter) if name in weights else []
+    for name, shape in shapes.items():
+        problems += _mismatch(weights.spec(name), shape, codes.get(name)) if name in weights else []
     problems += weights.ill_sized()
     if problems:
         raise ModelError(f"{folder} does not fit its config.json:\n  " + "\n  ".join(problems))
 
 
-def _mismatch(spec: TensorSpec, parameter: paddle.Tensor) -> List[str]:
-    if spec.shape != tuple(parameter.shape):
-        return [f"{spec.name} is {list(spec.shape)}, the config needs {list(parameter.shape)}"]
+def whole_shapes(model: nn.Layer) -> Dict[str, Tuple[int, ...]]:
+    """Name -> shape of every weight of the model, those on other ranks included; a tied pair once."""
+    if hasattr(model, "whole_shapes"):
+        return model.whole_shapes
+    return {name: tuple(parameter.shape) for name, parameter in unique_parameters(model).items()}
+
+
+def _codes(model: nn.Layer, stored: Schemes) -> Dict[str, TensorSpec]:
+    """Name -> spec of the codes and scales that a folder must have."""
+    linears = find_linears(model)
+    specs = [array_specs(path, scheme, features(linears[path])) for path, scheme in stored.items()]
+    return {spec.name: spec for found in specs for spec in found}
+
+
+def _mismatch(spec: TensorSpec, shape: Tuple[int, ...], code: Optional[TensorSpec] = None) -> List[str]:
+    if spec.shape != shape:
+        return [f"{spec.name} is {list(spec.shape)}, the config needs {list(shape)}"]
+    if code is not None:
+        return [] if spec.tag == code.tag else [f"{spec.name} is stored as {spec.tag}, it must be {code.tag}"]
     if spec.tag not in FLOAT_TAGS.values():
         return [f"{spec.name} is stored as {spec.tag}; weights are {', '.join(FLOAT_TAGS.values())}"]
     return []
@@ -201,11 +280,12 @@ def _mismatch(spec: TensorSpec, parameter: paddle.Tensor) -> List[str]:
 
 def _is_copy_of_embedding(name: str, weights: ModelWeights, model: nn.Layer) -> bool:
     """A tied head may be stored beside the embedding; then it must say the same."""
-    parameters = unique_parameters(model)
-    if not name.startswith("lm_head") or any(known.startswith("lm_head") for known in parameters):
+    if not name.startswith("lm_head") or any(known.startswith("lm_head") for known in whole_shapes(model)):
         return False
-    vectors = model.get_input_embeddings().weight
-    embedding = next(known for known, parameter in parameters.items() if parameter is vectors)
+    embedding = getattr(model, "embedding_name", "")
+    if not embedding:
+        vectors = model.get_input_embeddings().weight
+        embedding = next(known for known, parameter in unique_parameters(model).items() if parameter is vectors)
     return embedding in weights and np.array_equal(weights.raw(name), weights.raw(embedding))
 
 

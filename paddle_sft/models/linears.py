@@ -9,8 +9,24 @@ from __future__ import annotations
 from typing import Dict, Optional, Tuple
 
 from paddle import Tensor, nn
+from paddle.distributed import collective
+from paddle.distributed.fleet.layers.mpu import mp_ops
+from paddle.distributed.fleet.meta_parallel import ColumnParallelLinear, RowParallelLinear
+from paddle.distributed.fleet.utils.sequence_parallel_utils import (
+    AllGatherOp,
+    ColumnSequenceParallelLinear,
+    ReduceScatterOp,
+    RowSequenceParallelLinear,
+)
 
-LINEAR_KINDS: Tuple[type, ...] = (nn.Linear,)
+from paddle_sft.quant.linear import QuantisedLinear
+
+BY_COLUMNS = (ColumnParallelLinear, ColumnSequenceParallelLinear)
+"""Each rank of tensor parallelism has some columns of the matrix, and gives these of the output."""
+BY_ROWS = (RowParallelLinear, RowSequenceParallelLinear)
+"""Each rank has some rows, and the same columns of the input; the outputs are added up."""
+_OF_TOKENS = (ColumnSequenceParallelLinear, RowSequenceParallelLinear)
+LINEAR_KINDS: Tuple[type, ...] = (nn.Linear, QuantisedLinear, *BY_COLUMNS, *BY_ROWS)
 
 
 def find_linears(model: nn.Layer) -> Dict[str, nn.Layer]:
@@ -25,6 +41,8 @@ def features(layer: nn.Layer) -> Tuple[int, int]:
     """(in, out) of a linear layer; Paddle's weight is [in, out]."""
     if hasattr(layer, "features"):
         return layer.features()
+    if hasattr(layer, "whole_size"):  # of which a rank may have a part, or nothing
+        return layer.whole_size
     rows, columns = layer.weight.shape
     return int(rows), int(columns)
 
@@ -50,4 +68,44 @@ def compute_dtype(layer: nn.Layer) -> str:
     """The type that the layer computes in, e.g. float32: an adapter's parameters have it too."""
     if hasattr(layer, "compute_dtype"):
         return layer.compute_dtype()
+    if is_elsewhere(layer):
+        return layer.dtype_elsewhere
     return str(layer.weight.dtype).rsplit(".", 1)[-1]
+
+
+def is_elsewhere(layer: nn.Layer) -> bool:
+    """Whether another stage of a pipeline holds it: here only its place and its size are known."""
+    return getattr(layer, "is_elsewhere", False)
+
+
+class LowRank:
+    """How a low-rank product (x A) B goes beside a layer of which each rank has a part.
+
+    By columns every rank has all of A and some columns of B; by rows some rows of A and all of B. What is between, r
+    numbers a token, is all that ranks exchange.
+    """
+
+    def __init__(self, layer: nn.Layer) -> None:
+        self._group = layer.model_parallel_group
+        self.is_by_columns = isinstance(layer, BY_COLUMNS)
+        self.of_tokens = isinstance(layer, _OF_TOKENS)
+        """With sequence parallelism: the parameter that every rank has sees some tokens only, so its gradients are
+        to be added up."""
+
+    def range_of(self, size: int) -> Tuple[int, int]:
+        """What of the split axis, `size` long, this rank has."""
+        part = size // self._group.nranks
+        return part * self._group.rank, part * (self._group.rank + 1)
+
+    def between(self, low: Tensor) -> Tensor:
+        """x A as B reads it."""
+        if self.of_tokens:
+            return (AllGatherOp if self.is_by_columns else ReduceScatterOp).apply(low)
+        if self.is_by_columns:
+            return collective._c_identity(low, group=self._group)
+        return mp_ops._mp_allreduce(low, group=self._group)
+
+
+def low_rank_of(layer: nn.Layer) -> Optional[LowRank]:
+    """None for a layer that every rank has whole."""
+    return LowRank(layer) if isinstance(layer, BY_COLUMNS + BY_ROWS) else None

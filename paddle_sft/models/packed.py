@@ -6,11 +6,11 @@ sliding windows, and keeps a T x T mask a row.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddle.distributed.fleet.utils import recompute
 
 from paddle_sft.attention.segments import (
     Scoring,
@@ -19,119 +19,28 @@ from paddle_sft.attention.segments import (
     flashmask_attention,
     segment_attention,
 )
-from paddle_sft.masks.segments import position_ids, row_ends
 from paddle_sft.models.catalogue import FAMILIES, attention_windows
-from paddle_sft.models.family import Family, find_named
+from paddle_sft.models.family import find_named
 from paddle_sft.models.fast import rotate
-from paddle_sft.models.rope import Rope, rope_of
-from paddle_sft.models.rotary_tables import RotaryTables
+from paddle_sft.models.rope import rope_of
+from paddle_sft.models.row_layout import RowLayout
+from paddle_sft.models.virtual import VirtualTokens
 
 Cache = Optional[Tuple[Tensor, Tensor]]
 """Keys and values [B, S, G, D] of the tokens before; None at the start of a row."""
 
 
-class RowLayout:
-    """The segments of the rows that are computed now; every attention layer of the model looks here.
-
-    Set by the stage before a forward pass, and kept through its backward pass: recomputing asks again. While nothing is
-    set (generation), a row is one segment without filling, which may go on from a cache.
-    """
-
-    def __init__(self, on_gpu: bool, rope: Optional[Rope] = None) -> None:
-        self.on_gpu = on_gpu
-        self.segment_lengths: Optional[List[List[int]]] = None
-        self._extents: List[List[int]] = []
-        self._positions: Optional[np.ndarray] = None
-        self.positions: Optional[Tensor] = None
-        self.row_ends: Optional[Tensor] = None
-        self._tables = RotaryTables(rope) if rope else None
-        self._found: Dict[Any, Tuple[Tensor, Tensor]] = {}
-
-    def set(self, segment_lengths: Sequence[Sequence[int]], positions: Optional[np.ndarray] = None) -> None:
-        """[B] rows of segment lengths, each adding up to T.
-
-        Args:
-            positions: [B, T] int64, of the tokens in their segments; None: from 0 on in each. Where they skip, a
-                segment turns as one that is as long as its positions reach.
-        """
-        self.segment_lengths = self._extents = [list(row) for row in segment_lengths]
-        if positions is None:
-            positions = np.stack([position_ids(row) for row in segment_lengths])
-        else:
-            self._extents = [_reach(*row) for row in zip(positions, segment_lengths)]
-        self._positions = positions.astype("int64")
-        self.positions = paddle.to_tensor(self._positions)
-        self._found = {}
-        if self.on_gpu:
-            ends = np.stack([row_ends(row) for row in segment_lengths]).astype("int32")
-            self.row_ends = paddle.to_tensor(ends[:, None, :, None])
-
-    def clear(self) -> None:
-        """Whole rows again, with a cache if the model is asked to keep one."""
-        self.segment_lengths = self.positions = self.row_ends = None
-        self._found = {}
-
-    def where(self, num_rows: int, width: int, past: int) -> Tensor:
-        """Positions [B, T] of the tokens in their segments, `past` tokens of which were read before.
-
-        Raises:
-            ValueError: rows of another shape than the segments that were set.
-        """
-        if self.segment_lengths is None:
-            return paddle.arange(past, past + width).expand([num_rows, width])
-        if list(self.positions.shape) != [num_rows, width]:
-            raise ValueError(
-                f"segments were set for rows {list(self.positions.shape)}, the rows are {[num_rows, width]}; "
-                "call model.row_layout.set for these rows, or clear it"
-            )
-        return self.positions
-
-    def longest(self, width: int, past: int) -> int:
-        """How far the positions reach, what was read before included: the longest segment, unless they skip."""
-        return past + width if self.segment_lengths is None else max(max(row) for row in self._extents)
-
-    def goes_on(self, past: int, width: int) -> bool:
-        """Whether a cache of `past` tokens holds what they are in a row of `past` + `width`: their rotary positions may
-        depend on the row's length."""
-        if self._tables is None or not past:
-            return True
-        return self._tables.rope.key(past) == self._tables.rope.key(past + width)
-
-    def rotary(self, num_rows: int, width: int, past: int, dtype: Any) -> Tuple[Tensor, Tensor]:
-        """cos and sin [B, T, 1, D] of the tokens that `where` finds; looked up once for all layers.
-
-        Raises:
-            ValueError: a cache that doesn't go on (see `goes_on`).
-        """
-        if not self.goes_on(past, width):
-            raise ValueError(
-                f"rotary positions of this kind turn all tokens otherwise in a row of {past + width} than in one of "
-                f"{past}; read the whole row again, without the cache"
-            )
-        asked = (num_rows, width, past, dtype)
-        if asked not in self._found:
-            self.where(num_rows, width, past)  # the rows are those that were set
-            if self.segment_lengths is None:
-                positions = np.arange(past, past + width)[None].repeat(num_rows, 0)
-                lengths = extents = [[past + width]] * num_rows
-            else:
-                positions, lengths, extents = self._positions, self.segment_lengths, self._extents
-            cos, sin = self._tables.look_up(positions, lengths, extents)
-            self._found = {asked: (cos.astype(dtype), sin.astype(dtype))}
-        return self._found[asked]
-
-
-def _reach(positions: np.ndarray, segment_lengths: Sequence[int]) -> List[int]:
-    """The first position behind each segment of a row [T]."""
-    starts = np.cumsum([0, *segment_lengths[:-1]])
-    return (np.maximum.reduceat(positions, starts) + 1).tolist()
+def _needs_gradient(*tensors: Tensor) -> bool:
+    return paddle.is_grad_enabled() and not all(tensor.stop_gradient for tensor in tensors)
 
 
 class LayerRows:
     """What one attention layer sees of the rows: the layout of all, and its own window."""
 
-    def __init__(self, layout: RowLayout, window: int) -> None:
+    def __init__(self, layout: RowLayout, window: int, number: int = 0) -> None:
         self.layout = layout
+        self.number = number
+        """Of the layer, from 0."""
         self.window = window
         """Tokens a query may look back over, itself included; 0 for no limit."""
 
@@ -154,23 +63,52 @@ class LayerRows:
         """
         layout, usual = self.layout, default_scale(query.shape[-1])
         scoring = Scoring(usual if scale is None else scale, self.window, slopes, softcap, dropout)
+        prefix = None if layout.before is None or layout.before.in_rows else layout.before
         if layout.segment_lengths is None:
+            if past is None and prefix is not None:
+                past = tuple(one.astype(key.dtype).expand([len(key), *one.shape]) for one in self._prefix(prefix))
             if past is not None:
                 key, value = paddle.concat([past[0], key], axis=1), paddle.concat([past[1], value], axis=1)
             mixed = cached_attention(query, key, value, scoring)
             return mixed, (key, value)
         layout.where(query.shape[0], query.shape[1], 0)
-        if layout.on_gpu and slopes is None and not softcap and scoring.scale == usual:
-            return flashmask_attention(query, key, value, layout.row_ends, scoring), None
-        return segment_attention(query, key, value, layout.segment_lengths, scoring), None
+        if prefix is not None:
+            query, key, value = self._behind(prefix, query, key, value)
+        mixed = self._mixed(query, key, value, scoring)
+        return (mixed if prefix is None else layout.places.take(mixed)), None
+
+    def _prefix(self, prefix: VirtualTokens) -> Tuple[Tensor, Tensor]:
+        return prefix.keys_and_values(self.number)
+
+    def _behind(self, prefix: VirtualTokens, query: Tensor, key: Tensor, value: Tensor) -> Tuple[Tensor, ...]:
+        """Rows [B, W, ...] with the prefix in every segment. Its queries are zeros; nobody looks at what they get."""
+        nobody = paddle.zeros([prefix.num_virtual, *query.shape[2:]], dtype=query.dtype)
+        places = self.layout.places
+        return tuple(places.put(one, rows) for one, rows in zip((nobody, *self._prefix(prefix)), (query, key, value)))
+
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        layout = self.layout
+        if layout.recomputes == "core_attn" and _needs_gradient(query, key, value):
+            return recompute(lambda *parts: self._mix(*parts, scoring), query, key, value)
+        return self._mix(query, key, value, scoring)
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        layout = self.layout
+        if layout.takes_kernel(query, scoring):
+            return flashmask_attention(query, key, value, layout.row_ends(scoring.window), scoring)
+        return segment_attention(query, key, value, layout.segment_lengths, scoring)
 
     def attend_turned(
         self, query: Tensor, key: Tensor, value: Tensor, past: Cache = None, **scoring: Any
     ) -> Tuple[Tensor, Cache]:
         """`attend` with rotary positions."""
+        exchange = self.layout.exchange
+        if exchange is not None:
+            query, key, value = exchange.to_heads(query), exchange.to_heads(key), exchange.to_heads(value)
         past_length = 0 if past is None else past[0].shape[1]
         cos, sin = self.layout.rotary(*query.shape[:2], past_length, query.dtype)
-        return self.attend(rotate(query, cos, sin), rotate(key, cos, sin), value, past, **scoring)
+        mixed, present = self.attend(rotate(query, cos, sin), rotate(key, cos, sin), value, past, **scoring)
+        return mixed if exchange is None else exchange.to_tokens(mixed), present
 
 
 def read_by_segments(model: nn.Layer, config: Dict[str, Any]) -> RowLayout:
@@ -180,12 +118,13 @@ def read_by_segments(model: nn.Layer, config: Dict[str, Any]) -> RowLayout:
     and a `LayerRows`, and returns what that forward returns.
     """
     family = FAMILIES[config["model_type"]]
-    settings = {**config, **_built_with(model.config, family)}
+    settings = {**config, **settings_of(model.config)}
     layout = RowLayout(paddle.get_device().startswith("gpu"), rope_of(settings))
     attention_class, function = (find_named(name) for name in family.attention)
     layers = [layer for layer in model.sublayers() if type(layer) is attention_class]
-    for layer, window in zip(layers, attention_windows(settings)):
-        layer.forward = _Forward(layer, LayerRows(layout, window), function)
+    for number, (layer, window) in enumerate(zip(layers, attention_windows(settings))):
+        layer.forward = _Forward(layer, LayerRows(layout, window, number), function)
+        layer.row_layout = layout
     for layer in model.sublayers():
         if hasattr(layer, "row_layout"):  # it looks positions up
             layer.row_layout = layout
@@ -203,16 +142,20 @@ class _InputsForGeneration:
         self._layout = layout
 
     def __call__(self, input_ids: Tensor, **kwargs: Any) -> Dict[str, Any]:
-        length = input_ids.shape[1]
+        before = self._layout.before
+        length = input_ids.shape[1] + (before.num_virtual if before else 0)
         if not self._layout.goes_on(length - 1, 1):
             kwargs = {**kwargs, "past_key_values": None, "cache": None}
         return type(self._model).prepare_inputs_for_generation(self._model, input_ids, **kwargs)
 
 
-def _built_with(config: Any, family: Family) -> Dict[str, Any]:
-    """The keys of a family as the network has them; a config.json of PaddleNLP's may leave out its defaults."""
+def settings_of(config: Any) -> Dict[str, Any]:
+    """The keys of a family as the network has them, in transformers' spelling, from its PaddleNLP config; a config.json
+    of PaddleNLP's may leave out its defaults."""
+    family = FAMILIES[config.model_type]
     names = {key: family.spelled.get(key, key) for key in family.keys}
-    return {key: getattr(config, name) for key, name in names.items() if hasattr(config, name)}
+    found = {key: getattr(config, name) for key, name in names.items() if hasattr(config, name)}
+    return {"model_type": config.model_type, **found}
 
 
 class _Forward:
@@ -222,7 +165,21 @@ class _Forward:
         self._function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._function(self._layer, self._rows, *args, **kwargs)
+        """The first argument, or the one named hidden_states, is what the layer reads: [B, T, hidden]."""
+        hidden, layout = args[0] if args else kwargs["hidden_states"], self._rows.layout
+        recomputes = layout.recomputes == "full_attn" and layout.segment_lengths is not None
+        if not recomputes or not _needs_gradient(hidden):
+            return self._function(self._layer, self._rows, *args, **kwargs)
+        beside: List[Any] = []  # no attention weights and no cache: Paddle takes nothing but tensors out of `again`
+
+        def again(hidden: Tensor, *rest: Any) -> Tensor:
+            named = kwargs if args else {**kwargs, "hidden_states": hidden}
+            output = self._function(self._layer, self._rows, *((hidden, *rest) if args else ()), **named)
+            output, beside[:] = (output[0], output[1:]) if isinstance(output, tuple) else (output, [])
+            return output
+
+        output = recompute(again, hidden, *args[1:])
+        return (output, *beside) if beside else output
 
 
 def _leave_out_square_masks(model: nn.Layer) -> None:

@@ -56,6 +56,18 @@ def local_folder(name: str, hub: str = "paddlenlp", with_weights: bool = True) -
         raise ModelError(explain(error, name, place)) from error
 
 
+def local_adapter(name: str, hub: str = "paddlenlp") -> Path:
+    """The folder of an adapter, of whatever program.
+
+    Raises:
+        ModelError: no such folder, and nothing of that name could be downloaded.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and looks_like_path(name):
+        raise ModelError(f"no adapter folder {name}{_nearest_folder(name)}")
+    return local_folder(name, hub)
+
+
 def cached_folder(name: str, hub: str = "paddlenlp") -> Optional[Path]:
     """The folder of a model that is on this machine, whole, without asking any network; None if there is none."""
     if Path(name).expanduser().is_dir():

@@ -62,6 +62,10 @@ class RenameTable:
         names = [stored] + [f"{prefix}.{stored}" for prefix in ("model", "transformer")]
         return next((name for name in names if name in self.of_hf or name in self._second_hf), None)
 
+    def second_spelling(self, paddle: str) -> List[Piece]:
+        """The pieces of a Paddle tensor in the other spelling that folders have; [] if there is none."""
+        return self._second.get(paddle, [])
+
     def sources(self, paddle: str, names: Container[str]) -> List[Piece]:
         """The pieces of a Paddle tensor in the spelling of which all tensors are among these names; [] if none is."""
         spellings = (self.of_paddle[paddle], self._second.get(paddle, []))

@@ -15,6 +15,7 @@ from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, why_hollow
 from paddle_sft.data.own_template import find_own_template
 from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.config import CONFIG_NAME, read_config
+from paddle_sft.models.stored_schemes import schemes_in, summary
 from paddle_sft.models.tokenizing.folder import read_folder
 from paddle_sft.models.tokenizing.tokenizer import build_tokenizer
 from paddle_sft.models.weights import INDEX_NAME, PDPARAMS_NAME, WEIGHTS_NAME, WeightFolder, some
@@ -141,6 +142,10 @@ def _look_at_weights(found: Survey) -> None:
     found.num_files = len(stored.files)
     found.num_bytes = sum(file.num_bytes for file in stored.files)
     found.has_checksums = stored.has_checksums
+    schemes = schemes_in(found.config, str(found.folder))
+    if schemes:  # how many weights that is depends on the network: not counted
+        found.dtypes[summary(schemes)] = 0
+        return
     _count(found, specs)
     odd = [spec for spec in specs if spec.tag not in FLOAT_TAGS.values()]
     if odd:

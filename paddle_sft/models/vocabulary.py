@@ -11,7 +11,7 @@ from paddle import nn
 
 from paddle_sft.core.tensorfile import FLOAT_TAGS, from_float32, to_float32
 from paddle_sft.models.head import find_head
-from paddle_sft.models.hub import dtype_name, stored, unique_parameters
+from paddle_sft.models.hub import assign, dtype_name, stored, unique_parameters
 
 _ROWS_AT_ONCE = 4096
 
@@ -63,10 +63,23 @@ def token_parameters(model: nn.Layer) -> Dict[str, Tuple[paddle.Tensor, int]]:
 
 def read_rows(model: nn.Layer, rows: NewRows) -> Dict[str, np.ndarray]:
     """Parameter's name -> its new rows [end - first, ...] as a file stores them."""
+    trained = _trained(model)
     return {
-        name: np.ascontiguousarray(_as_rows(stored(parameter), axis)[rows.first : rows.end])
+        name: stored(trained[name])
+        if name in trained
+        else np.ascontiguousarray(_as_rows(stored(parameter), axis)[rows.first : rows.end])
         for name, (parameter, axis) in token_parameters(model).items()
     }
+
+
+def _trained(model: nn.Layer) -> Dict[str, paddle.Tensor]:
+    """Name of the embedding or the head -> its rows that are parameters of their own (models.trained_rows)."""
+    rows = getattr(model, "trained_rows", None)
+    if rows is None:
+        return {}
+    names = list(token_parameters(model))
+    found = {names[0]: rows.embedding, **({names[1]: rows.head} if len(names) > 1 else {})}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def put_rows(array: np.ndarray, axis: int, rows: NewRows, values: np.ndarray) -> np.ndarray:
@@ -80,8 +93,12 @@ def put_rows(array: np.ndarray, axis: int, rows: NewRows, values: np.ndarray) ->
 
 def set_rows(model: nn.Layer, rows: NewRows, values: Dict[str, Tuple[np.ndarray, str]]) -> None:
     """Give a model that has grown already its new rows; `values` are (stored array, tag) by parameter."""
+    trained = _trained(model)
     for name, (parameter, axis) in token_parameters(model).items():
         array, tag = values[name]
+        if name in trained:
+            assign(trained[name], array, tag)
+            continue
         own = FLOAT_TAGS[dtype_name(parameter)]
         whole = np.array(_as_rows(stored(parameter), axis))
         whole[rows.first : rows.end] = array if tag == own else from_float32(to_float32(array, tag), own)

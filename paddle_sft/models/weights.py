@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Iterator, List, Sequence, Tuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from paddle_sft.core.atomic import damage_of_file
 from paddle_sft.core.errors import ModelError
 from paddle_sft.core.tensorfile import TensorFile, TensorSpec, convert, count_not_finite, numpy_type, tag_of
+from paddle_sft.models.part_of import PartOf
 from paddle_sft.models.pdparams import read_pdparams
 from paddle_sft.models.renames import Piece, Region, RenameTable, region_shape, whole_shape
 
@@ -171,6 +173,7 @@ class ModelWeights:
 
     def __init__(self, folder: Path, renames: RenameTable) -> None:
         self.stored = WeightFolder(folder)
+        self.renames = renames
         self._buffers = renames.buffers
         self.is_hugging_face = looks_like_hugging_face(self.stored, renames)
         self._source: Dict[str, List[Tuple[str, Piece]]] = {}
@@ -264,10 +267,39 @@ class ModelWeights:
         counts = ((nan, "NaN"), (infinite, "infinite"), (too_large, "too large for float16, which ends at 65,504"))
         return ", ".join(f"{count:,} {what}" for count, what in counts if count)
 
+    def keep_part(self, name: str, part: PartOf) -> None:
+        """Be, from now on, this part of a weight: nothing else of it is read into memory."""
+        self._source[name] = [
+            (source, kept)
+            for source, piece in self._source[name]
+            for kept in _pieces_of_part(piece, self.stored.spec(source).shape, part)
+        ]
+
     def release(self, name: str) -> None:
         """Let go of what a pickle brought into memory for a weight."""
         for source, _ in self._source[name]:
             self.stored.release(source)
+
+
+def _pieces_of_part(piece: Piece, stored: Tuple[int, ...], part: PartOf) -> Iterator[Piece]:
+    """A piece cut down to what a part has of it; its place in the target is that in the part."""
+    axis, num_axes = part.axis, len(part.shape)
+    given = piece.paddle_at[axis] if axis < len(piece.paddle_at) else slice(None)
+    begin, end, _ = given.indices(part.shape[axis])
+    other = num_axes - 1 - axis if piece.transposed and num_axes == 2 else axis
+    hf_at = [*piece.hf_at, *[slice(None)] * (len(stored) - len(piece.hf_at))]
+    free = [place for place, at in enumerate(hf_at) if isinstance(at, slice)][other]
+    offset = hf_at[free].indices(stored[free])[0] - begin
+    start = 0
+    for first, last in part.ranges:
+        low, high = max(first, begin), min(last, end)
+        if low < high:
+            target = [*piece.paddle_at, *[slice(None)] * (num_axes - len(piece.paddle_at))]
+            target[axis] = slice(start + low - first, start + high - first)
+            source = list(hf_at)
+            source[free] = slice(offset + low, offset + high)
+            yield replace(piece, paddle_at=tuple(target), hf_at=tuple(source))
+        start += last - first
 
 
 def looks_like_hugging_face(stored: WeightFolder, renames: RenameTable) -> bool:

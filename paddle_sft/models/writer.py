@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from paddle import nn
@@ -14,8 +14,12 @@ from paddle_sft.core.errors import ArgumentError
 from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, numpy_type, write_tensors
 from paddle_sft.models.config import CONFIG_NAME, to_hugging_face
 from paddle_sft.models.hub import dtype_name, stored, unique_parameters
+from paddle_sft.models.linears import features, find_linears
+from paddle_sft.models.quantised import array_specs, is_in_codes, quantised_linears, schemes_of
 from paddle_sft.models.renames import Piece, RenameTable, region_shape, rename_table, whole_shape
+from paddle_sft.models.stored_schemes import in_config
 from paddle_sft.models.weights import CHECKSUMS, INDEX_NAME, WEIGHTS_NAME
+from paddle_sft.quant.choice import Schemes
 
 LAYOUTS = ("paddle", "hf")
 _FORMAT_TAG = {"paddle": "np", "hf": "pt"}  # what each library looks for in a file's metadata
@@ -27,20 +31,65 @@ def write_model(folder: Path, model: nn.Layer, layout: str, max_shard_size: str 
     parameters = unique_parameters(model)
     dtype = dtype_name(next(iter(parameters.values())))
     specs = [TensorSpec(name, FLOAT_TAGS[dtype_name(p)], tuple(p.shape)) for name, p in parameters.items()]
+    layers = quantised_linears(model)
+    if layers:
+        if layout != "paddle":
+            raise ArgumentError("a quantised model is written in Paddle's layout only; set format to paddle")
+        encode = lambda path: {name: stored(array) for name, array in layers[path].arrays.items()}  # noqa: E731
+        write_quantised(
+            folder, model, specs, lambda spec: stored(parameters[spec.name]), schemes_of(model), encode, max_shard_size
+        )
+        return
     write_weights(folder, specs, lambda spec: stored(parameters[spec.name]), renames_of(model), layout, max_shard_size)
     write_config(folder, model.config, layout, dtype)
+
+
+def write_quantised(
+    folder: Path,
+    model: nn.Layer,
+    specs: Sequence[TensorSpec],
+    produce: Callable[[TensorSpec], np.ndarray],
+    schemes: Schemes,
+    encode: Callable[[str], Dict[str, np.ndarray]],
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write a folder in which the weights of `schemes` are codes. One layer is asked for at a time.
+
+    Args:
+        model: of floats or of codes, with or without values; its config and the sizes of its linear layers are used.
+        specs: of the tensors that stay floats; `produce` gives them. Weights of `schemes` among them are passed over.
+        encode: path of a layer -> its arrays, named as in `Scheme.shapes`.
+    """
+    linears = find_linears(model)
+    plain = [spec for spec in specs if not is_in_codes(spec.name, schemes)]
+    coded = [spec for path, scheme in schemes.items() for spec in array_specs(path, scheme, features(linears[path]))]
+    last: Tuple[str, Dict[str, np.ndarray]] = ("", {})
+
+    def produce_any(spec: TensorSpec) -> np.ndarray:
+        nonlocal last  # the arrays of a layer stand behind one another
+        path, _, name = spec.name.rpartition(".")
+        if path not in schemes or name in ("weight", "bias"):
+            return produce(spec)
+        if last[0] != path:
+            last = (path, encode(path))
+        return last[1][name]
+
+    write_weights(folder, [*plain, *coded], produce_any, renames_of(model), "paddle", max_shard_size)
+    tags = [spec.tag for spec in plain]
+    dtype = next(dtype for dtype, tag in FLOAT_TAGS.items() if tag == max(sorted(set(tags)), key=tags.count))
+    write_config(folder, model.config, "paddle", dtype, in_config(schemes))
 
 
 def renames_of(model: nn.Layer) -> RenameTable:
     return rename_table(type(model), model.config)
 
 
-def write_config(folder: Path, config: Any, layout: str, dtype: str) -> None:
+def write_config(folder: Path, config: Any, layout: str, dtype: str, more: Optional[Dict[str, Any]] = None) -> None:
     """config.json (and generation_config.json stays with the tokenizer's files, copied)."""
     if layout == "hf":
         write_json(Path(folder) / CONFIG_NAME, to_hugging_face(config, dtype))
         return
-    content = {**config.to_dict(), "dtype": dtype, "model_type": config.model_type}
+    content = {**config.to_dict(), "dtype": dtype, "model_type": config.model_type, **(more or {})}
     write_json(Path(folder) / CONFIG_NAME, {key: content[key] for key in sorted(content)})
 
 

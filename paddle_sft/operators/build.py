@@ -1,4 +1,4 @@
-"""Compiles cpu.cc once for this machine and loads it; without a compiler, says so once and leaves it."""
+"""Compiles the C++ sources once for this machine and loads them; without a compiler, says so once and leaves it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import hashlib
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import paddle
 
 from paddle_sft.core.log import get_logger
 
-SOURCE = Path(__file__).parent / "cpu.cc"
+SOURCES = tuple(Path(__file__).parent / name for name in ("cpu.cc", "dequantise.cc", "linear.cc", "product.cc"))
+HEADERS = (Path(__file__).parent / "product.h",)
 SWITCH = "PADDLE_SFT_OPERATORS"
 """Environment variable; 0 leaves the compiled operators out."""
 
@@ -37,12 +39,43 @@ _SIGNATURES: Dict[str, List[type]] = {
     "cross_entropy_in_place": [_P] * 2 + [_N] * 2,
     "attention": [_P] * 6 + [_N] * 5 + [_F],
     "attention_grad": [_P] * 10 + [_N] * 5 + [_F],
+    "linears": [_P] + [_N] * 2 + [_P, _N],
+    "linears_grad": [_P] + [_N] * 2 + [_P, _N, _P],
+    "product": [_P] * 3 + [_N] * 3 + [_I] * 2 + [_F, _I],
+    "products_use_tiles": [],
+    "dequantise4": [_P] * 4 + [_N] * 2,
+    "dequantise8": [_P] * 3 + [_N] * 2,
 }
 
 
-@lru_cache(maxsize=None)
-def load_operators() -> Optional[ctypes.CDLL]:
+_stand_in: List[Any] = []
+
+
+def describe_operators() -> str:
+    """For the start-up plan: who computes on a CPU."""
+    operators = load_operators()
+    if operators is None:
+        return "Paddle's own"
+    return "compiled, float32 products on AMX" if operators.products_use_tiles() else "compiled"
+
+
+def load_operators() -> Any:
     """The compiled operators, or None where they are switched off, can't be built, or are not meant for the device."""
+    return _stand_in[-1] if _stand_in else _library()
+
+
+@contextmanager
+def replaced_operators(stand_in: Any) -> Iterator[None]:
+    """Let `load_operators` return something else that has the library's functions."""
+    _stand_in.append(stand_in)
+    try:
+        yield
+    finally:
+        _stand_in.remove(stand_in)
+
+
+@lru_cache(maxsize=None)
+def _library() -> Optional[ctypes.CDLL]:
     if os.environ.get(SWITCH, "1") == "0" or not paddle.get_device().startswith("cpu"):
         return None
     try:
@@ -58,6 +91,7 @@ def load_operators() -> Optional[ctypes.CDLL]:
         getattr(library, name).argtypes = arguments
         getattr(library, name).restype = None
     library.cross_entropy_in_place.restype = ctypes.c_double
+    library.products_use_tiles.restype = _I
     return library
 
 
@@ -83,7 +117,8 @@ def _built() -> Path:
 
 def _key(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    parts = (SOURCE.read_text(encoding="utf-8"), version, _processor(), paddle.__file__, paddle.__version__, *_FLAGS)
+    sources = (source.read_text(encoding="utf-8") for source in SOURCES + HEADERS)
+    parts = (*sources, version, _processor(), paddle.__file__, paddle.__version__, *_FLAGS)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -96,15 +131,19 @@ def _processor() -> str:
 
 def _compile(compiler: str, target: Path) -> None:
     libraries = Path(paddle.__file__).parent / "libs"
-    made, beside = target.with_suffix(f".{os.getpid()}.o"), target.with_suffix(f".{os.getpid()}")
+    made = [target.with_suffix(f".{os.getpid()}.{source.stem}.o") for source in SOURCES]
+    beside = target.with_suffix(f".{os.getpid()}")
     try:
-        _run([compiler, *_FLAGS, "-c", str(SOURCE), "-o", str(made)])
+        for source, object_file in zip(SOURCES, made):
+            _run([compiler, *_FLAGS, "-c", str(source), "-o", str(object_file)])
         linked = [f"-l:{name}" for name in _LIBRARIES]
         # not linked with -fopenmp: that would bring the compiler's own OpenMP
-        _run([compiler, "-shared", str(made), f"-L{libraries}", *linked, f"-Wl,-rpath,{libraries}", "-o", str(beside)])
+        parts = [str(object_file) for object_file in made]
+        _run([compiler, "-shared", *parts, f"-L{libraries}", *linked, f"-Wl,-rpath,{libraries}", "-o", str(beside)])
         beside.replace(target)
     finally:
-        made.unlink(missing_ok=True)
+        for object_file in made:
+            object_file.unlink(missing_ok=True)
         beside.unlink(missing_ok=True)
 
 

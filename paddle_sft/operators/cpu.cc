@@ -2,6 +2,7 @@
 // Plain C functions over float32 arrays, called through ctypes. Shapes are in operators/cpu.py. Sums over a row are taken
 // in float, sums over rows in double. NaN goes in and comes out: no fast-math flag that assumes finite numbers is used.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -13,7 +14,8 @@ extern "C" void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, 
 namespace {
 
 constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
-constexpr int64_t kQueryBlock = 128;  // queries of one product: their scores stay in the cache
+constexpr int64_t kSmall = 32768;    // numbers up to which waking another thread takes longer than it saves
+constexpr int64_t kQueryBlock = 64;  // queries of one product: their scores stay in the cache
 
 // e^x to 2 units in the last place (Cody and Waite's reduction, a polynomial of degree 6), written so that it vectorises.
 inline float Exp(float x) {
@@ -73,7 +75,7 @@ struct Block {
 extern "C" {
 
 void rms_norm(const float* x, const float* weight, float* y, float* inverse, int64_t rows, int64_t n, float epsilon) {
-#pragma omp parallel for
+#pragma omp parallel for if (rows * n > kSmall)
   for (int64_t row = 0; row < rows; ++row) {
     const float* in = x + row * n;
     float sum = 0.0f;
@@ -89,7 +91,7 @@ void rms_norm(const float* x, const float* weight, float* y, float* inverse, int
 // for_weight may be null; it is added up by one thread after another in a fixed order.
 void rms_norm_grad(const float* x, const float* weight, const float* inverse, const float* gradient, float* for_x,
                    float* for_weight, int64_t rows, int64_t n) {
-#pragma omp parallel for
+#pragma omp parallel for if (rows * n > kSmall)
   for (int64_t row = 0; row < rows; ++row) {
     const float *in = x + row * n, *g = gradient + row * n;
     const float scale = inverse[row];
@@ -102,7 +104,7 @@ void rms_norm_grad(const float* x, const float* weight, const float* inverse, co
   }
   if (!for_weight) return;
   std::vector<double> total(n, 0.0);
-#pragma omp parallel
+#pragma omp parallel if (rows * n > kSmall)
   {
 #pragma omp for schedule(static)
     for (int64_t column = 0; column < n; column += 16) {
@@ -119,7 +121,7 @@ void rms_norm_grad(const float* x, const float* weight, const float* inverse, co
 void rotary(const float* x, const float* cosine, const float* sine, float* y, int64_t tokens, int64_t heads, int64_t size,
             int64_t turned, int inverse) {
   const int64_t half = turned / 2;
-#pragma omp parallel for
+#pragma omp parallel for if (tokens * heads * size > kSmall)
   for (int64_t token = 0; token < tokens; ++token) {
     const float *c = cosine + token * turned, *s = sine + token * turned;
     for (int64_t head = 0; head < heads; ++head) {
@@ -146,12 +148,12 @@ void rotary(const float* x, const float* cosine, const float* sine, float* y, in
 }
 
 void swiglu(const float* gate, const float* up, float* y, int64_t n) {
-#pragma omp parallel for simd
+#pragma omp parallel for simd if (n > kSmall)
   for (int64_t i = 0; i < n; ++i) y[i] = gate[i] / (1.0f + Exp(-gate[i])) * up[i];
 }
 
 void swiglu_grad(const float* gate, const float* up, const float* gradient, float* for_gate, float* for_up, int64_t n) {
-#pragma omp parallel for simd
+#pragma omp parallel for simd if (n > kSmall)
   for (int64_t i = 0; i < n; ++i) {
     const float share = 1.0f / (1.0f + Exp(-gate[i]));
     for_up[i] = gradient[i] * gate[i] * share;
@@ -162,7 +164,7 @@ void swiglu_grad(const float* gate, const float* up, const float* gradient, floa
 // scores become the gradient of the summed loss; returns the sum.
 double cross_entropy_in_place(float* scores, const int64_t* labels, int64_t rows, int64_t n) {
   double total = 0.0;
-#pragma omp parallel for reduction(+ : total)
+#pragma omp parallel for reduction(+ : total) if (rows * n > kSmall)
   for (int64_t row = 0; row < rows; ++row) {
     float* score = scores + row * n;
     const float most = Max(score, n), wanted = score[labels[row]];
@@ -180,7 +182,7 @@ void attention(const float* query, const float* key, const float* value, float* 
                const int64_t* starts, int64_t segments, int64_t heads, int64_t groups, int64_t size, int64_t window,
                float scale) {
   const int q_stride = static_cast<int>(heads * size), k_stride = static_cast<int>(groups * size);
-#pragma omp parallel
+#pragma omp parallel if (starts[segments] * heads * size > kSmall)
   {
     std::vector<float> scores;
 #pragma omp for collapse(2) schedule(monotonic : dynamic)
@@ -216,20 +218,24 @@ void attention(const float* query, const float* key, const float* value, float* 
   }
 }
 
-// for_key and for_value are zero at the start. A thread owns a group of a segment, so nothing is added by two.
+// A thread owns a group of a segment, so nothing is added by two.
 void attention_grad(const float* query, const float* key, const float* value, const float* output, const float* log_sums,
                     const float* gradient, float* for_query, float* for_key, float* for_value, const int64_t* starts,
                     int64_t segments, int64_t heads, int64_t groups, int64_t size, int64_t window, float scale) {
   const int q_stride = static_cast<int>(heads * size), k_stride = static_cast<int>(groups * size);
   const int64_t share = heads / groups;
   const int inner = static_cast<int>(size);
-#pragma omp parallel
+#pragma omp parallel if (starts[segments] * heads * size > kSmall)
   {
     std::vector<float> weights, scores;
 #pragma omp for collapse(2) schedule(monotonic : dynamic)
     for (int64_t segment = 0; segment < segments; ++segment) {
       for (int64_t group = 0; group < groups; ++group) {
         const int64_t begin = starts[segment], length = starts[segment + 1] - begin;
+        for (int64_t row = begin; row < begin + length; ++row) {
+          std::fill_n(for_key + (row * groups + group) * size, size, 0.0f);
+          std::fill_n(for_value + (row * groups + group) * size, size, 0.0f);
+        }
         for (int64_t head = group * share; head < (group + 1) * share; ++head) {
           for (int64_t start = 0; start < length; start += kQueryBlock) {
             const Block block(start, length, window);

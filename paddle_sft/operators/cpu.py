@@ -137,7 +137,7 @@ class SegmentAttention(PyLayer):
     def backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
         query, key, value, output, log_sums = ctx.saved_tensor()
         gradient = _whole(gradient)
-        found = (paddle.empty_like(query), paddle.zeros_like(key), paddle.zeros_like(value))
+        found = (paddle.empty_like(query), paddle.empty_like(key), paddle.empty_like(value))
         tensors = (query, key, value, output, log_sums, gradient, *found)
         load_operators().attention_grad(*(tensor.data_ptr() for tensor in tensors), *ctx.sizes)
         return only_wanted(ctx, *found)

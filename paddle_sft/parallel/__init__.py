@@ -1,1 +1,1 @@
-"""Several ranks that train one model; so far what tensor and pipeline parallelism of two ranks need without GPUs."""
+"""Several ranks that train one model: their layout and its checks, their groups, and what CPU processes need for it."""

@@ -1,46 +1,92 @@
-"""What Paddle's gloo back end lacks for tensor and pipeline parallelism of two ranks on CPU processes, piece by piece.
+"""What Paddle's gloo back end lacks for hybrid parallelism on CPU processes, piece by piece, and what puts it in place.
 
-Each piece was needed for paddlepaddle 3.3.1; tests/parallel/test_families.py has an alarm for each. float32 only: the
-numbers go through numpy between pipeline stages.
+Each piece was needed for paddlepaddle 3.3.1; tests/parallel/test_cpu_backend.py has an alarm for each. Nothing here is
+active on a GPU: there the real operators do the work.
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Tuple
+import os
+import socket
+from typing import Any, Callable, Dict
 
-import numpy as np
 import paddle
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 from paddle.base import core
-from paddle.distributed import ParallelEnv, collective
+from paddle.distributed import ParallelEnv, collective, parallel
 from paddle.distributed.fleet.meta_parallel.pp_utils import p2p_communication
 
 from paddle_sft.core.errors import PaddleSFTError
+from paddle_sft.parallel import cpu_collectives
+from paddle_sft.parallel.cpu_messages import Messages
+
+TIMEOUT = 900
+"""Seconds a rank waits for the others of a group."""
+_installed: Dict[str, Any] = {}
 
 
 def install() -> None:
-    """Put every piece in its place, once a process, before `fleet.init`.
+    """Put every piece in its place, before `fleet.init`; a second call changes nothing.
 
     Raises:
-        PaddleSFTError: a Paddle that computes on a GPU or another device: there the real operators do the work.
+        PaddleSFTError: a Paddle that computes on a GPU or another device.
     """
     if paddle.get_device() != "cpu":
         raise PaddleSFTError(
             f"the CPU back end was asked for on {paddle.get_device()}; it is for ranks without a GPU: set device to cpu"
         )
-    core.ProcessGroupGloo.all_reduce_on_calc_stream = all_reduce_now
+    if _installed:
+        return
+    _installed["groups"] = groups = GroupStores(collective._new_process_group_impl)
+    collective._new_process_group_impl = parallel._new_process_group_impl = groups
+    cpu_collectives.install(core.ProcessGroupGloo)
     _C_ops.c_identity = copy_to_ranks
     _C_ops.c_concat = gather_columns
     ParallelEnv._device_id = 0  # PipelineLayer asks for it; no rank of gloo has one
-    p2p_communication.batch_send_recv_on_calc_stream = StageExchange()
+    messages = Messages(groups.number_of)
+    core.ProcessGroupGloo.send, core.ProcessGroupGloo.recv = messages.send, messages.receive
+    p2p_communication.batch_send_recv_on_calc_stream = messages.exchange
 
 
-def all_reduce_now(group: Any, tensor: Tensor, op: Any = core.ReduceOp.SUM) -> Any:
-    """Reduce in place and wait. A CPU has no streams, and gloo lacks the form that names one."""
-    task = group.all_reduce(tensor, op, True)
-    task.wait()
-    return task
+class GroupStores:
+    """Makes process groups, each with a store of its own.
+
+    The constructor of gloo's group writes the addresses of its ranks under the keys 0, 1, ... of the store it is given.
+    With one store for all groups, the ranks of one read those of another, and wait for ever.
+    """
+
+    def __init__(self, make: Callable) -> None:
+        self._make = make
+        self._numbers: Dict[int, int] = {}
+        self._kept: list = []
+
+    def __call__(
+        self, backend: str, store: Any, rank: int, size: int, *rest: Any, group_id: int = 0, **options: Any
+    ) -> Any:
+        if backend == "gloo" and group_id != 0:
+            store = _own_store(rank, size, f"paddle_sft/group/{group_id}/{os.environ.get('PADDLE_RESTART_ID', '0')}")
+        made = self._make(backend, store, rank, size, *rest, group_id=group_id, **options)
+        self._numbers[id(made)] = group_id
+        self._kept.append((made, store))  # while it lives, no other group gets its id
+        return made
+
+    def number_of(self, group: Any) -> int:
+        """The number of a group, the same on all its ranks."""
+        return self._numbers[id(group)]
+
+
+def _own_store(rank: int, size: int, key: str) -> Any:
+    """A store for the ranks of one group; its first rank listens, and says where in the store of all."""
+    if rank == 0:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").split(":")[0]
+        collective._default_store.set(key, f"{host}:{port}".encode())
+        return core.TCPStore(host, port, True, size, TIMEOUT)
+    host, port = bytes(collective._default_store.get(key)).decode().split(":")
+    return core.TCPStore(host, int(port), False, size, TIMEOUT)
 
 
 def copy_to_ranks(tensor: Tensor, ring_id: int, *_: Any) -> Tensor:
@@ -59,45 +105,10 @@ class _GatherColumns(PyLayer):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, rank: int, num_ranks: int, ring_id: int) -> Tensor:
         ctx.part = rank, num_ranks
-        parts = paddle.empty([num_ranks, *tensor.shape], dtype=tensor.dtype)
         group = collective._get_group_map()[ring_id].process_group
-        group.all_gather_into_tensor(parts, tensor.contiguous(), True).wait()
-        return paddle.concat(list(parts.unbind(0)), axis=-1)
+        return paddle.concat(list(cpu_collectives.gather_all(group, tensor).unbind(0)), axis=-1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         rank, num_ranks = ctx.part
         return paddle.split(gradient, num_ranks, axis=-1)[rank].clone()
-
-
-class StageExchange:
-    """Sends and receives of pipeline stages, through the job's key-value store.
-
-    A send of gloo waits for its receiver, so two stages that send to each other wait forever; a send to the store
-    doesn't wait. Each message has a number of its own among those from one rank to another in a group.
-    """
-
-    def __init__(self) -> None:
-        self._counts: Dict[Tuple[int, int, int], int] = {}
-
-    def __call__(self, operations: List[Any]) -> None:
-        """All sends of the list, then all its receives."""
-        send = p2p_communication._send_on_calc_stream
-        for operation in sorted(operations, key=lambda operation: operation.op is not send):
-            mine, other = paddle.distributed.get_rank(), operation.peer
-            if operation.op is send:
-                numbers = np.ascontiguousarray(operation.tensor.detach().numpy())
-                collective._default_store.set(self._key(operation.group.id, mine, other), numbers.tobytes())
-            else:
-                self._receive(self._key(operation.group.id, other, mine), operation.tensor)
-
-    def _receive(self, key: str, tensor: Tensor) -> None:
-        content = bytes(collective._default_store.get(key))
-        collective._default_store.set(key, b"0")  # the store keeps keys: leave nothing large behind
-        numbers = np.frombuffer(content, dtype=tensor.numpy().dtype).reshape(tensor.shape)
-        with paddle.no_grad():
-            paddle.assign(paddle.to_tensor(numbers), tensor)
-
-    def _key(self, group: int, sender: int, receiver: int) -> str:
-        count = self._counts[group, sender, receiver] = self._counts.get((group, sender, receiver), 0) + 1
-        return f"stage/{group}/{sender}/{receiver}/{count}"

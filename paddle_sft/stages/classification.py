@@ -27,11 +27,11 @@ class Classification(Supervised):
 
     def scores(self, model: Any, batch: Any) -> Tensor:
         """[N, C] before softmax or sigmoid, of the batch's samples, row by row."""
-        return at_last_tokens(self.logits(model, paddle.to_tensor(batch.input_ids), batch.segment_lengths), batch)
+        return at_last_tokens(self.outputs(model, batch), batch)
 
-    def outputs(self, model: Any, input_ids: Tensor) -> Tensor:
+    def outputs(self, model: Any, batch: Any) -> Tensor:
         """Scores [B, T, C] at every token."""
-        return self.logits(model, input_ids)
+        return self.logits(model, paddle.to_tensor(batch.input_ids), batch.segment_lengths, batch)
 
     def meter(self, model: Any) -> ClassMeter:
         return _Meter(model.classes)

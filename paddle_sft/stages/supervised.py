@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Optional, Sequence
 
-import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -21,26 +20,30 @@ class Supervised:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def logits(self, model: Any, input_ids: Tensor, segment_lengths: Optional[Segments] = None) -> Tensor:
+    def logits(
+        self, model: Any, input_ids: Tensor, segment_lengths: Optional[Segments] = None, batch: Any = None
+    ) -> Tensor:
         """[B, T] -> [B, T, V].
 
         Args:
+            batch: what the rows are from; None: each sample is a prompt as a whole.
             segment_lengths: for each row the lengths of its samples and its padding; None for one sample a row, filled
                 at its end, which a causal model never looks at.
         """
-        _set_rows(model, input_ids, segment_lengths)
+        _set_rows(model, input_ids, segment_lengths, batch)
         output = model(input_ids=input_ids)
         return output[0] if isinstance(output, (tuple, list)) else output
 
     def loss(self, model: Any, batch: Any) -> Tensor:
         """Sum over the trained tokens of a batch (the divisor belongs to the step)."""
         input_ids = paddle.to_tensor(batch.input_ids)
-        _set_rows(model, input_ids, batch.segment_lengths, batch.positions)
+        _set_rows(model, input_ids, batch.segment_lengths, batch)
         return head_loss_sum(hidden_states(model, input_ids), paddle.to_tensor(batch.labels), find_head(model))
 
-    def outputs(self, model: Any, input_ids: Tensor) -> Tensor:
-        """What the meter reads of rows [B, T] of one sample each: hidden states [B, T, H]."""
-        _set_rows(model, input_ids, None)
+    def outputs(self, model: Any, batch: Any) -> Tensor:
+        """What the meter reads of a batch: hidden states [B, T, H]."""
+        input_ids = paddle.to_tensor(batch.input_ids)
+        _set_rows(model, input_ids, batch.segment_lengths, batch)
         return hidden_states(model, input_ids)
 
     def meter(self, model: Any) -> TokenMeter:
@@ -48,8 +51,7 @@ class Supervised:
         return TokenMeter(find_head(model))
 
 
-def _set_rows(
-    model: Any, input_ids: Tensor, segment_lengths: Optional[Segments], positions: Optional[np.ndarray] = None
-) -> None:
+def _set_rows(model: Any, input_ids: Tensor, segment_lengths: Optional[Segments], batch: Any = None) -> None:
     rows, width = input_ids.shape
-    model.row_layout.set(segment_lengths or [[width]] * rows, positions)
+    positions, prompts = (None, None) if batch is None else (batch.positions, batch.prompt_lengths)
+    model.row_layout.set(segment_lengths or [[width]] * rows, positions, prompts)

@@ -56,7 +56,7 @@ class Adafactor(paddle.optimizer.Optimizer):
             param_and_grad = self._update_param_group(param_and_grad)
         parameter, gradient = param_and_grad
         self._create_accumulators(block, [parameter])
-        rate = float(self.get_lr())
+        rate = float(self.get_lr()) * parameter.optimize_attr["learning_rate"]
         step = self._get_accumulator(self._step, parameter)
         step.set_value(step + 1.0)
         update = self._direction(parameter, gradient.astype("float32"), 1.0 - float(step) ** self.decay_rate)

@@ -12,12 +12,12 @@ from typing import Any, Dict, List, Optional, Tuple
 from paddle_sft.core.atomic import atomic_folder, damage, write_json
 from paddle_sft.core.errors import CheckpointError
 from paddle_sft.core.log import get_logger
-from paddle_sft.core.tensorfile import TensorFile, write_arrays
+from paddle_sft.core.tensorfile import TensorFile
 
 OPTIMIZER = "optimizer.safetensors"
 RUN_STATE = "run_state.json"
 TRAINER_STATE = "trainer_state.json"
-_STARTED = {"plan.json", "arguments.json", "runs"}
+_STARTED = {"plan.json", "arguments.json", "spectrum.json", "runs"}
 """What a run writes before its first checkpoint: a folder with no more than this has nothing to lose."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -40,6 +40,10 @@ class Progress:
     """Folder name of the best checkpoint inside output_dir."""
     tokens_by_source: Dict[str, int] = field(default_factory=dict)
     """Tokens that each named source gave."""
+    skipped_steps: int = 0
+    """Steps that were not applied, because a number in them was not finite."""
+    skipped_in_a_row: int = 0
+    """Of them the last ones, up to now."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,12 @@ class RunState:
     """The place in data that is read while training."""
 
 
-def save_checkpoint(
-    folder: Path, weights: Any, optimizer_state: Dict[str, Any], state: RunState, progress: Progress
-) -> None:
+def save_checkpoint(folder: Path, weights: Any, optimizer: Any, state: RunState, progress: Progress) -> None:
     """Write a checkpoint folder.
+
+    Args:
+        weights: its `write(folder)` writes what is trained.
+        optimizer: its `write(path)` writes the state of the optimizer.
 
     Raises:
         CheckpointError: the disk is full or the folder can't be written; older checkpoints are untouched.
@@ -65,7 +71,7 @@ def save_checkpoint(
     try:
         with atomic_folder(folder) as beside:
             weights.write(beside)
-            write_arrays(beside / OPTIMIZER, optimizer_state)
+            optimizer.write(beside / OPTIMIZER)
             write_json(beside / RUN_STATE, asdict(state))
             write_json(beside / TRAINER_STATE, asdict(progress))
     except OSError as error:

@@ -89,6 +89,8 @@ class FeedSettings:
     """none or a name of packing.packers.PACKERS."""
     capacity: int = 0
     """Tokens that a packed row holds."""
+    before_sample: int = 0
+    """Of them those that the model itself puts before every sample."""
     max_steps: int = -1
     """Above 0 the run ends there."""
 
@@ -310,7 +312,7 @@ class MapFeed:
         if settings.packing == "none":
             return None
         packs = PACKERS[settings.packing](
-            self.samples.lengths[numbers],
+            self.samples.lengths[numbers] + settings.before_sample,
             settings.capacity,
             settings.seed if mix.is_static else epoch_seed(settings.seed, stage, epoch),
         )

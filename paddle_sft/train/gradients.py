@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List, Sequence
+from typing import Any, List, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -11,8 +11,8 @@ import paddle
 _BUCKET = 25_000_000  # numbers in one message: 100 MB of float32, enough to fill a link, little beside a model
 
 
-def sum_over_ranks(parameters: Sequence[paddle.Tensor]) -> None:
-    """Add up the gradients of all ranks, in place.
+def sum_over_ranks(parameters: Sequence[paddle.Tensor], group: Optional[Any] = None) -> None:
+    """Add up the gradients of all ranks, or of those of a group, in place.
 
     Each rank divided its loss by the trained tokens of all ranks, so the sum is the exact gradient. A rank that had
     no sample in this step adds zeros.
@@ -25,10 +25,10 @@ def sum_over_ranks(parameters: Sequence[paddle.Tensor]) -> None:
         bucket.append(parameter)
         size += int(np.prod(parameter.shape))
         if size >= _BUCKET:
-            _sum_bucket(bucket)
+            _sum_bucket(bucket, group)
             bucket, size = [], 0
     if bucket:
-        _sum_bucket(bucket)
+        _sum_bucket(bucket, group)
 
 
 def global_norm(parameters: Sequence[paddle.Tensor]) -> float:
@@ -38,9 +38,9 @@ def global_norm(parameters: Sequence[paddle.Tensor]) -> float:
     return math.sqrt(float(paddle.add_n(squares))) if squares else 0.0
 
 
-def _sum_bucket(parameters: List[paddle.Tensor]) -> None:
+def _sum_bucket(parameters: List[paddle.Tensor], group: Optional[Any]) -> None:
     flat = paddle.concat([parameter.grad.reshape([-1]) for parameter in parameters])
-    paddle.distributed.all_reduce(flat)
+    paddle.distributed.all_reduce(flat, group=group)
     parts = paddle.split(flat, [int(np.prod(parameter.shape)) for parameter in parameters])
     for parameter, part in zip(parameters, parts):
         parameter.grad.set_value(part.reshape(parameter.shape))

@@ -245,7 +245,7 @@ class StreamFeed:
                 order = permutation(len(lengths), settings.seed, _SHUFFLE, self._stage, self._num_blocks)
             return [order[place : place + 1] for place in range(len(order))]
         words = np.random.SeedSequence([settings.seed, _SHUFFLE, self._stage, self._num_blocks]).generate_state(1)
-        packs = PACKERS[settings.packing](lengths, settings.capacity, int(words[0]))
+        packs = PACKERS[settings.packing](lengths + settings.before_sample, settings.capacity, int(words[0]))
         return list(packs if settings.shuffle else packs.in_data_order())
 
     def _make_step(self, taken: Sequence[Tuple[Block, int]], begins: bool, ends: bool, stage: str) -> Step:

@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import paddle
 from paddlenlp.trainer import PrinterCallback, Trainer
 from paddlenlp.trainer.trainer_utils import get_scheduler
 
 from paddle_sft.core.errors import PaddleSFTError
-from paddle_sft.core.log import get_logger, num_ranks, rank
-from paddle_sft.data.collate import collate_rows
+from paddle_sft.core.log import get_logger, rank
+from paddle_sft.data.collate import Batch
 from paddle_sft.data.pose import SkippedPositions
+from paddle_sft.losses.supervised import TokenMeter
 from paddle_sft.train import checkpoint
 from paddle_sft.train.callbacks import EarlyStopping, ProgressBar
-from paddle_sft.train.checkpoint import Progress
+from paddle_sft.train.checkpoint import Progress, save_checkpoint
 from paddle_sft.train.evaluate import DevSets, evaluate_sets
 from paddle_sft.train.feed import Feed, Step
-from paddle_sft.train.gradients import global_norm, sum_over_ranks
-from paddle_sft.train.optimizer import build_optimizer, optimizer_arrays, restore_optimizer
-from paddle_sft.train.plan import random_seed
+from paddle_sft.train.guard import Fault, StepGuard, StepLosses
+from paddle_sft.train.hybrid import Passes
+from paddle_sft.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from paddle_sft.train.profile import StepProfile
+from paddle_sft.train.saving import save
+from paddle_sft.train.team import Team
 from paddle_sft.train.weights import trainable_parameters
 
 
@@ -44,10 +47,8 @@ class RunData:
     fill: int
     pose: Optional[SkippedPositions] = None
     """Where the tokens of training samples stand; None: where they are."""
-
-
-NUM_PLACES = 20
-"""Samples that are named when a step can't be applied."""
+    team: Team = field(default_factory=Team)
+    """The ranks of the run."""
 
 
 class SFTTrainer(Trainer):
@@ -74,8 +75,12 @@ class SFTTrainer(Trainer):
         if self.feed is not None:
             self._run = {**self.feed.describe(), "optim": settings.optim, **weights.describe()}
             self._run["pose_max_length"] = data.pose.target if data.pose else None
+            self._run["scaled_positions"] = getattr(model, "scaled_positions", None)
         self._best_folder = Path(args.output_dir)
         self._stage_name = ""
+        self.team = data.team
+        self.guard = StepGuard(settings.nonfinite_step, settings.max_nonfinite_steps, self.team)
+        self.passes = Passes(model, stage, self.team, data.fill, data.pose, args.seed)
         self._watch()
 
     def require_same_run(self, resume_from: Path) -> None:
@@ -85,6 +90,8 @@ class SFTTrainer(Trainer):
     def _watch(self) -> None:
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressBar(self.settings.disable_tqdm))
+        if self.settings.profile:
+            self.add_callback(StepProfile(Path(self.args.output_dir), self.settings.profile_steps))
         if self.settings.early_stopping:
             self.add_callback(
                 EarlyStopping(
@@ -119,12 +126,13 @@ class SFTTrainer(Trainer):
             self.feed.close()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         if self.args.load_best_model_at_end and self.progress.best_checkpoint:
-            self.weights.read(self._best_folder / self.progress.best_checkpoint)
+            self._read_weights(self._best_folder / self.progress.best_checkpoint)
         return self._summary()
 
     def _set_up(self, resume_from: Optional[Path]) -> None:
         self.is_in_train = True
-        self.trainable = trainable_parameters(self.model)
+        self.team.same_start(self.model.parameters())
+        self.trainable = self.team.share_out(self.model, trainable_parameters(self.model))
         self.create_optimizer_and_scheduler(self.feed.num_steps)
         if self.do_grad_scaling:  # fp16, GPU only
             self.model, self.optimizer = paddle.amp.decorate(
@@ -134,17 +142,19 @@ class SFTTrainer(Trainer):
         if resume_from is not None:
             self.progress, state = checkpoint.read_progress(resume_from, self._run)
             self._best_folder = resume_from.parent
-            self.weights.read(resume_from)
-            restore_optimizer(self.optimizer, self.trainable, checkpoint.optimizer_file(resume_from))
+            self._read_weights(resume_from)
+            mine, others = self.team.shares(self.trainable)
+            restore_optimizer(self.optimizer, mine, checkpoint.optimizer_file(resume_from), others)
             self.lr_scheduler.set_state_dict(state.schedule)
             self.feed.restore(state.feed, self.progress.global_step)
-        if num_ranks() > 1:
-            for parameter in self.model.parameters():
-                paddle.distributed.broadcast(parameter, src=0)
         self.state.max_steps = self.feed.num_steps
         self.state.num_train_epochs = math.ceil(self.feed.num_epochs)
         self.state.is_local_process_zero = self.state.is_world_process_zero = rank() == 0
         self._show_state()
+
+    def _read_weights(self, folder: Path) -> None:
+        self.weights.read(folder)
+        self.team.share_out_again()
 
     def _show_state(self) -> None:
         """Keep PaddleNLP's state, which its callbacks read, in step with ours."""
@@ -169,6 +179,8 @@ class SFTTrainer(Trainer):
 
     def create_optimizer(self, lr_scheduler: Any = None) -> Any:
         self.optimizer = build_optimizer(self.trainable, self.lr_scheduler, self.args)
+        if self.team.clips:
+            self.optimizer._grad_clip = None  # it sees a part of the gradients
         return self.optimizer
 
     # ---- one optimizer step ------------------------------------------------------------------------------------
@@ -181,64 +193,56 @@ class SFTTrainer(Trainer):
         if data.begins_epoch:
             self.control = self.callback_handler.on_epoch_begin(self.args, self.state, self.control)
         self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
-        loss_sum = self._forward_backward(step, data)
-        if not math.isfinite(loss_sum):
-            self._refuse_to_go_on(data, f"loss of step {step + 1} is {loss_sum}")
-        parameters = list(self.trainable.values())
-        if num_ranks() > 1:
-            sum_over_ranks(parameters)
-        if not self.do_grad_scaling and not math.isfinite(norm := global_norm(parameters)):  # fp16: the scaler skips it
-            self._refuse_to_go_on(data, f"gradient of step {step + 1} has norm {norm}, its loss is {loss_sum}")
-        self._update()
-        self._count(loss_sum, data)
+        losses = self._forward_backward(step, data).of_all_ranks()
+        loss_sum, parameters = float(losses.sum()), list(self.trainable.values())
+        fault = self.guard.fault_of_loss(step, data, losses)
+        if fault is None and self.do_grad_scaling:  # too large a gradient in float16 is the scaler's to skip
+            self.team.sum_gradients(parameters)
+        elif fault is None:
+            fault = self.guard.fault_of_gradient(step, data, parameters, loss_sum)
+        self._skip(fault) if fault else self._update()
+        self._count(0.0 if fault else loss_sum, 0 if fault else data.num_trained, data)
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
         if data.ends_epoch:
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
 
-    def _forward_backward(self, step: int, data: Step) -> float:
-        """Gradients of sum(loss) / num_trained over this rank's micro-batches; returns sum(loss) over all ranks."""
+    def _forward_backward(self, step: int, data: Step) -> StepLosses:
+        """Gradients of sum(loss) / num_trained over this rank's micro-batches; returns their losses."""
         self.model.train()
-        total = paddle.zeros([], dtype="float64")
-        for number, rows in enumerate(data.micro_batches(rank())):
-            if not rows:
-                continue
-            paddle.seed(random_seed(self.args.seed, step, number, rank()))
-            batch = collate_rows(rows, self.data.fill)
-            if self.data.pose is not None:
-                batch = self.data.pose.place(batch, step)
-            with self.autocast_smart_context_manager():
-                loss = self.stage.loss(self.model, batch)
-            scaled = loss / data.num_trained
-            (self.scaler.scale(scaled) if self.do_grad_scaling else scaled).backward()
-            total += loss.detach().astype("float64")
-        if num_ranks() > 1:
-            paddle.distributed.all_reduce(total)
-        return float(total)
+        scale = self.scaler.scale if self.do_grad_scaling else lambda loss: loss
+        autocast = self.autocast_smart_context_manager
+        return self.passes.train(step, data, autocast, lambda loss: scale(loss).backward())
 
     def _update(self) -> None:
+        place = (self.progress.global_step, self.feed.num_steps)
+        self.weights.before_update(*place)
         if self.do_grad_scaling:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self.optimizer.step()
+            if self.team.clips:
+                self.team.clip(self.trainable.values(), self.guard.norm, self.args.max_grad_norm)
+            self.team.update(self.optimizer, self.trainable)
+        self.weights.after_update(*place)
+        self.lr_scheduler.step()
+        self.optimizer.clear_grad()
+        self.progress.skipped_in_a_row = 0
+
+    def _skip(self, fault: Fault) -> None:
+        """Leave weights and moments as they are; the schedule goes on, for it belongs to the step's number."""
+        self.progress.skipped_in_a_row += 1
+        self.progress.skipped_steps += 1
+        self.guard.skip(fault, self.progress.skipped_in_a_row)
         self.lr_scheduler.step()
         self.optimizer.clear_grad()
 
-    def _refuse_to_go_on(self, data: Step, what: str) -> None:
-        places = list(islice(data.places(), NUM_PLACES + 1))
-        more = ", ..." if len(places) > NUM_PLACES else ""
-        raise PaddleSFTError(
-            f"the {what}; the step was not applied. Its samples: {', '.join(places[:NUM_PLACES])}{more}. Lower "
-            "learning_rate, or look at these samples"
-        )
-
-    def _count(self, loss_sum: float, data: Step) -> None:
+    def _count(self, loss_sum: float, num_trained: int, data: Step) -> None:
         progress = self.progress
         progress.global_step += 1
         progress.loss_sum += loss_sum
-        progress.num_trained += data.num_trained
+        progress.num_trained += num_trained
         progress.interval_loss_sum += loss_sum
-        progress.interval_num_trained += data.num_trained
+        progress.interval_num_trained += num_trained
         progress.num_input_tokens_seen += data.num_tokens
         for name, num in data.tokens_by_source.items():
             progress.tokens_by_source[name] = progress.tokens_by_source.get(name, 0) + num
@@ -261,13 +265,15 @@ class SFTTrainer(Trainer):
         speed = (seen - self._last_log_tokens) / max(now - self._last_log_time, 1e-9)
         self._last_log_time, self._last_log_tokens = now, seen
         logs = {
-            "loss": progress.interval_loss_sum / max(progress.interval_num_trained, 1),
+            "loss": progress.interval_loss_sum / (progress.interval_num_trained or math.nan),
             "learning_rate": float(self.optimizer.get_lr()),
             "tokens_per_second": round(speed, 1),
             "num_input_tokens_seen": seen,
         }
+        if progress.skipped_steps:
+            logs["skipped_steps"] = progress.skipped_steps
         progress.interval_loss_sum, progress.interval_num_trained = 0.0, 0
-        self.log(logs)
+        self.log({name: value for name, value in logs.items() if value == value})  # no loss of skipped steps alone
 
     def log(self, logs: Dict[str, float], **kwargs: Any) -> None:
         """Append to the history and tell every logger."""
@@ -283,7 +289,8 @@ class SFTTrainer(Trainer):
             self.data.dev,
             self.args.per_device_eval_batch_size,
             self.data.fill,
-            partial(self.stage.meter, self.model),
+            partial(self.stage.meter, self.model) if self.team.is_last_stage else TokenMeter,
+            self.team,
         )
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -298,25 +305,21 @@ class SFTTrainer(Trainer):
             return {}
         return {name: value for name, value in entries[-1].items() if name.startswith("eval_")}
 
-    def _outputs(self, input_ids: paddle.Tensor) -> paddle.Tensor:
+    def _outputs(self, batch: Batch) -> Tuple[Any, Batch]:
+        fitted = self.passes.fit(batch)
         with self.autocast_smart_context_manager():
-            return self.stage.outputs(self.model, input_ids)
+            return self.passes.outputs(fitted), fitted
 
     def _save_checkpoint(self, model: Any, metrics: Optional[Dict[str, float]] = None) -> None:
         output_dir = Path(self.args.output_dir)
         folder = output_dir / f"checkpoint-{self.progress.global_step}"
         self._remember_best(metrics, folder.name)
+        state = checkpoint.RunState(self._run, self.lr_scheduler.state_dict(), self.feed.state())
+        mine, _ = self.team.shares(self.trainable)
+        optimizer = optimizer_tensors(self.optimizer, mine)
+        save(self.team, self.weights, optimizer, lambda *parts: save_checkpoint(folder, *parts, state, self.progress))
         if rank() == 0:
-            checkpoint.save_checkpoint(
-                folder,
-                self.weights,
-                optimizer_arrays(self.optimizer, self.trainable),
-                checkpoint.RunState(self._run, self.lr_scheduler.state_dict(), self.feed.state()),
-                self.progress,
-            )
             checkpoint.remove_old(output_dir, self.args.save_total_limit, self.progress.best_checkpoint)
-        if num_ranks() > 1:
-            paddle.distributed.barrier()
 
     def _best_metric_name(self) -> str:
         name = self.args.metric_for_best_model or "loss"
@@ -342,5 +345,6 @@ class SFTTrainer(Trainer):
             "train_epochs": round(self.feed.epochs_after(progress.global_step), 4),
             "train_tokens": progress.num_input_tokens_seen,
             "train_runtime": round(progress.seconds, 3),
+            **({"skipped_steps": progress.skipped_steps} if progress.skipped_steps else {}),
             "train_tokens_per_second": round(progress.num_input_tokens_seen / max(progress.seconds, 1e-9), 1),
         }

@@ -52,6 +52,7 @@ def training_arguments(arguments: Arguments, half_precision: str) -> Any:
     values.update(
         # do_eval alone would make PaddleNLP evaluate every logging_steps; the evaluation at the end is ours
         do_eval=values.get("evaluation_strategy", "no") != "no",
+        recompute=arguments.train.recompute and arguments.train.recompute_granularity == "full",  # parts: `RowLayout`
         bf16=half_precision == "bf16",
         fp16=half_precision == "fp16",
         report_to=[name for name in arguments.train.report_to if name != "none"],

@@ -4,32 +4,101 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
+import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_sft.adapters.state import ADAPTER_WEIGHTS, fill_adapter, read_adapter, save_adapter
+from paddle_sft.adapters.base import model_updates
+from paddle_sft.adapters.state import (
+    ADAPTER_WEIGHTS,
+    adapter_tensors,
+    fill_adapter,
+    for_use,
+    read_adapter,
+    save_adapter,
+)
 from paddle_sft.core.errors import CheckpointError
-from paddle_sft.models.hub import assign, unique_parameters
+from paddle_sft.core.tensorfile import TensorFile, TensorSpec, write_arrays
+from paddle_sft.models.hub import assign, dtype_name, stored, unique_parameters, whole_shapes
+from paddle_sft.models.quantised import schemes_of
+from paddle_sft.models.split import part_of
+from paddle_sft.models.stored_schemes import summary
 from paddle_sft.models.tokenizers import copy_tokenizer
 from paddle_sft.models.weights import ModelWeights
-from paddle_sft.models.writer import renames_of, write_model
+from paddle_sft.models.writer import renames_of, write_config, write_model, write_weights
+
+Produce = Callable[[TensorSpec], np.ndarray]
+MEMORY = "adapter_training.safetensors"
+"""Beside an adapter that is not trained to the end: what its method remembers from step to step."""
 
 
-class FullWeights:
-    """Every weight of the model, as a model folder in Paddle's layout."""
+class _Followed:
+    """What a method does around an optimizer step, and what it has to remember for a resumed run."""
 
-    def __init__(self, model: nn.Layer, tokenizer_folder: Path) -> None:
+    model: nn.Layer
+    is_result = False
+    """Whether what is written is for use, no more to go on from."""
+
+    def before_update(self, step: int, num_steps: int) -> None:
+        """With the gradients of a step (from 0), summed over ranks, before the optimizer reads them."""
+        for part in model_updates(self.model).values():
+            part.before_update(step, num_steps)
+
+    def after_update(self, step: int, num_steps: int) -> None:
+        """After the optimizer's step, with the gradients still there."""
+        for part in model_updates(self.model).values():
+            part.after_update(step, num_steps)
+
+    def _write_memory(self, folder: Path) -> None:
+        parts = model_updates(self.model).items()
+        found = {f"{name}/{key}": value for name, part in parts for key, value in part.training_state().items()}
+        if found:
+            write_arrays(folder / MEMORY, {name: stored(value) for name, value in found.items()})
+
+    def _read_memory(self, folder: Path) -> None:
+        specs: Dict[str, TensorSpec] = {}
+        if (folder / MEMORY).is_file():
+            file = TensorFile(folder / MEMORY)
+            specs = file.specs
+        for name, part in model_updates(self.model).items():
+            mine = [key for key in specs if key.startswith(f"{name}/")]
+            part.restore_training({key[len(name) + 1 :]: paddle.to_tensor(np.array(file.read(key))) for key in mine})
+
+
+class FullWeights(_Followed):
+    """The whole model, as a model folder in Paddle's layout, whichever of its weights are trained.
+
+    Args:
+        trained: which these are, if not every weight; the same on resume.
+    """
+
+    def __init__(self, model: nn.Layer, tokenizer_folder: Path, trained: Any = "every weight") -> None:
         self.model = model
         self.tokenizer_folder = tokenizer_folder
+        self.trained = trained
 
     def describe(self) -> Dict[str, Any]:
         """What of it must be the same on resume."""
-        return {"trained": "every weight", **_describe_model(self.model)}
+        return {"trained": self.trained, **_describe_model(self.model)}
 
-    def write(self, folder: Path) -> None:
-        write_model(folder, self.model, "paddle")
+    def tensors(self) -> Dict[str, paddle.Tensor]:
+        """What this rank has of it."""
+        return unique_parameters(self.model)
+
+    def order(self) -> List[str]:
+        """Names in the order in which they are written."""
+        return list(whole_shapes(self.model))
+
+    def write(self, folder: Path, specs: Sequence[TensorSpec] = (), produce: Optional[Produce] = None) -> None:
+        """Write all of it. Where the model here is a share, `specs` say what there is and `produce` gives it."""
+        if produce is None:
+            write_model(folder, self.model, "paddle")
+        else:
+            dtype = dtype_name(next(iter(self.tensors().values())))
+            write_weights(folder, specs, produce, renames_of(self.model), "paddle")
+            write_config(folder, self.model.config, "paddle", dtype)
         copy_tokenizer(self.tokenizer_folder, folder)
 
     def read(self, folder: Path) -> None:
@@ -37,10 +106,12 @@ class FullWeights:
         for name, parameter in unique_parameters(self.model).items():
             if name not in weights:
                 raise CheckpointError(f"{folder} lacks {name}: it was made by a run of another kind")
+            if part_of(parameter) is not None:
+                weights.keep_part(name, part_of(parameter))
             assign(parameter, weights.read(name), weights.spec(name).tag)
 
 
-class AdapterWeights:
+class AdapterWeights(_Followed):
     """The adapter alone, as an adapter folder."""
 
     def __init__(self, model: nn.Layer, method: str, config: Any, tokenizer_folder: Path) -> None:
@@ -51,24 +122,44 @@ class AdapterWeights:
 
     def describe(self) -> Dict[str, Any]:
         """What of it must be the same on resume."""
-        config = asdict(self.config)
+        config = {key: list(one) if isinstance(one, tuple) else one for key, one in asdict(self.config).items()}
         targets = sorted(dict.fromkeys(path.rsplit(".", 1)[-1] for path in config.pop("target_modules")))
         num = len(self.config.target_modules)
         return {"trained": self.method, **config, "targets": targets, "num_targets": num, **_describe_model(self.model)}
 
-    def write(self, folder: Path) -> None:
-        save_adapter(folder, self.model, self.method, self.config)
+    def tensors(self) -> Dict[str, paddle.Tensor]:
+        """What this rank has of it."""
+        return adapter_tensors(self.model)
+
+    def order(self) -> List[str]:
+        """Names in the order in which they are written: adapted layers in the model's, whoever holds them."""
+        here = list(self.tensors())
+        ends = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in here))
+        return [f"{path}.{end}" for path in self.config.target_modules for end in ends]
+
+    def write(self, folder: Path, specs: Sequence[TensorSpec] = (), produce: Optional[Produce] = None) -> None:
+        """Write all of it. Where the model here is a share, `specs` say what there is and `produce` gives it."""
+        config, arrays = self.config, None if produce is None else {spec.name: produce(spec) for spec in specs}
+        if self.is_result and arrays is None:
+            config, arrays = for_use(self.model, config)
+        save_adapter(folder, self.model, self.method, config, arrays=arrays)
+        self._write_memory(Path(folder))
         copy_tokenizer(self.tokenizer_folder, folder)
 
     def read(self, folder: Path) -> None:
         if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
             raise CheckpointError(f"{folder} lacks {ADAPTER_WEIGHTS}: it was made by a run without lora")
         fill_adapter(self.model, read_adapter(folder))
+        self._read_memory(Path(folder))
 
 
 def _describe_model(model: nn.Layer) -> Dict[str, Any]:
     classes, rows = getattr(model, "classes", None), getattr(model, "new_rows", None)
     found: Dict[str, Any] = {} if classes is None else {"classes": list(classes.names)}
+    if schemes_of(model):
+        found["quantised"] = summary(schemes_of(model))
+    if getattr(model, "trained_whole", ()):
+        found["trained_whole"] = list(model.trained_whole)
     return {**found, **({} if rows is None else {"new_rows": [rows.first, rows.end]})}
 
 

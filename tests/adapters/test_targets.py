@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from paddle_sft.adapters.attach import attach
+from paddle_sft.adapters.catalogue import ADAPTERS
 from paddle_sft.adapters.lora.config import LoRAConfig
 from paddle_sft.adapters.targets import choose_targets
 from paddle_sft.core.errors import ArgumentError
@@ -77,7 +78,10 @@ def test_targets_that_match_nothing_leave_the_model_as_it_was(model_folder):
     assert list(model.state_dict()) == names and not any(p.stop_gradient for p in model.parameters())
 
 
-def test_the_head_and_the_embedding_are_no_linear_layers(model_folder):
-    for name in ("lm_head", "embed_tokens"):
-        with pytest.raises(ArgumentError, match="match no layer"):
-            attach(tiny.load(model_folder()), "lora", LoRAConfig(), [name])
+def test_the_head_is_no_linear_layer_and_the_embedding_is_one_for_lora_only(model_folder):
+    with pytest.raises(ArgumentError, match="match no layer"):
+        attach(tiny.load(model_folder()), "lora", LoRAConfig(), ["lm_head"])
+    config = attach(tiny.load(model_folder()), "lora", LoRAConfig(), ["embed_tokens"])
+    assert config.target_modules == ("llama.embed_tokens",)
+    with pytest.raises(ArgumentError, match="names the embedding, which adapter loha has no update for"):
+        attach(tiny.load(model_folder()), "loha", ADAPTERS["loha"].config(), ["embed_tokens"])

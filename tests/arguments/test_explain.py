@@ -41,7 +41,7 @@ def test_choices_synonyms_and_values_to_come_are_listed(capsys):
 
 
 def test_a_key_that_is_not_available_says_so_and_where_it_is_off(capsys):
-    text = said(capsys, "tensor_parallel_degree")
+    text = said(capsys, "expert_parallel_degree")
     assert "not yet; accepted at -1 or 1 or 0 only. Until then: " in text
 
 

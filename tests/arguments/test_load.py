@@ -74,7 +74,7 @@ def test_everything_wrong_is_reported_at_once(problems):
         {
             "lora_ranks": 8,
             "max_steps": 2.5,
-            "vera": True,
+            "use_liger": True,
             "warmup_ratio": 1.5,
             "optim": "sgd",
             "fp16": True,
@@ -96,7 +96,7 @@ def test_everything_wrong_is_reported_at_once(problems):
         "max_length is given twice in ",
         "unknown argument 'learning_rates' in the command line, did you mean learning_rate?",
         'seed must be a whole number, got "x"',
-        "vera true is not available yet",
+        "use_liger true is not available yet",
         "output_dir is missing",
         "fp16 and bf16 are both true",
     ]
@@ -161,7 +161,7 @@ def test_the_command_line_wins_over_the_file_also_under_another_spelling(load):
 
 
 def test_a_feature_refused_in_the_file_can_be_switched_off_on_the_command_line(load):
-    load({"vera": True}, "--vera", "false")
+    load({"use_liger": True}, "--use_liger", "false")
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,10 @@ def test_it_says_what_to_do_instead_in_a_sentence(key):
 
 @pytest.mark.parametrize(
     "name",
-    "vera lokr reft rslora lora_plus_scale pissa lora_use_mixer flash_mask "
-    "use_flash_attention use_long_sequence_strategies strategy_type strategy_name rope_scaling_factor "
-    "weight_quantize_algo eval_with_do_generation tensor_parallel_degree "
-    "pipeline_parallel_degree sharding_parallel_degree sep_parallel_degree sharding sequence_parallel push_to_hub "
-    "trust_remote_code use_liger spectrum_config_path lora_modules_to_save "
-    "skip_data_intervals to_static minimum_eval_times vera_rank lokr_rank layers position intervention_type rank "
-    "act_fn add_bias dropout top_k top_p deepspeed tf32 model_revision hub_model_id hub_strategy".split(),
+    "eval_with_do_generation expert_parallel_degree context_parallel_degree virtual_pp_degree push_to_hub "
+    "trust_remote_code use_liger "
+    "skip_data_intervals to_static minimum_eval_times "
+    "top_k top_p deepspeed tf32 model_revision hub_model_id hub_strategy".split(),
 )
 def test_what_other_issues_bring_is_marked_not_available(name):
     assert not KEYS[name].available
@@ -65,8 +62,8 @@ def test_the_ways_other_configurations_write_off_are_off(load, name, value):
 
 
 def test_an_alias_is_refused_under_the_name_the_user_wrote(problems):
-    [line] = problems({"lokr_dim": 4})
-    assert line.startswith("lokr_dim 4 is not available yet")
+    [line] = problems({"use_liger_kernel": True})
+    assert line.startswith("use_liger_kernel true is not available yet")
 
 
 def test_true_is_not_one_and_zero_is_not_false(problems):

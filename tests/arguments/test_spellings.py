@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from paddle_sft.arguments.adapter_methods import METHODS
 from paddle_sft.arguments.keys import TRANSLATIONS, finetune_catalogue, generate_catalogue, merge_catalogue
 from paddle_sft.arguments.values import members_of
 
@@ -12,6 +13,14 @@ AVAILABLE_ALIASES = sorted(alias for alias, name in CATALOGUE.aliases.items() if
 OTHER_ALIASES = sorted(alias for alias, name in CATALOGUE.aliases.items() if not CATALOGUE.keys[name].available)
 BESIDE = {"mixing": {"dataset": ["law", "chat"]}, "lazy": {"max_steps": 4}}
 """What a key needs beside it."""
+BESIDE.update({name: {"lora": False} for name in ("spectrum_top", "spectrum_config_path", "lokr", "vera")})
+BESIDE.update({
+    key: {"lora": False, "adapter": method}
+    for method, keys in METHODS.items() for key in keys.keys if key not in METHODS["lora"].keys
+})  # fmt: skip
+BESIDE["qat"] = {"lora": False}
+BESIDE["sharding_parallel_degree"] = {"sharding": "stage1"}
+BESIDE["adalora_init_r"] = {**BESIDE["adalora_init_r"], "adalora_target_r": 2}
 SAMPLES = {bool: True, int: 4, float: 0.5, str: "text"}
 
 
@@ -19,6 +28,8 @@ def sample_of(name: str):
     """A value other than the default that the key accepts."""
     special = {"dtype": "float32", "lora_target_modules": ["q_proj"], "evaluation_strategy": "epoch"}
     special["mixing"] = [0.25, 0.75]
+    special["qat"] = "a8w8"
+    special["lora_modules_to_save"] = ["norm", "lm_head"]
     special["new_special_tokens"] = ["<a>", "<b>"]
     key = CATALOGUE.keys[name]
     if name in special:
@@ -78,6 +89,9 @@ def test_no_spelling_leads_to_two_keys(catalogue):
     assert len(spellings) == len(set(spellings))
 
 
+_FLASH = "flash_attention_2"
+
+
 @pytest.mark.parametrize(
     "written, value, name, meant, why",
     [
@@ -86,6 +100,7 @@ def test_no_spelling_leads_to_two_keys(catalogue):
         ("use_peft", True, "lora", True, "use_peft is true"),
         ("use_peft", False, "lora", False, "use_peft is false"),
         ("attn_implementation", "eager", "use_flash_attention", False, 'attn_implementation is "eager"'),
+        ("attn_implementation", _FLASH, "use_flash_attention", True, f'attn_implementation is "{_FLASH}"'),
         ("train_files", ["a.json"], "dataset_name_or_path", "a.json", 'train_files is ["a.json"]'),
         ("train_files", "a.json", "dataset_name_or_path", "a.json", 'train_files is ["a.json"]'),
         ("stage", "pt", "stage", "pretrain", "stage pt means pretrain"),
@@ -104,20 +119,10 @@ def test_a_value_with_another_meaning_is_translated_and_shown(load, written, val
 @pytest.mark.parametrize(
     "written, value, message",
     [
-        (
-            "load_in_4bit",
-            True,
-            'load_in_4bit is true, which means weight_quantize_algo "nf4", and that is not available',
-        ),
-        ("load_in_8bit", True, 'which means weight_quantize_algo "weight_only_int8", and that is not available yet'),
-        ("quantization_bit", 4, 'quantization_bit is 4, which means weight_quantize_algo "nf4"'),
-        ("quantization_bit", 8, 'which means weight_quantize_algo "weight_only_int8"'),
         ("quantization_bit", 3, "quantization_bit must be one of 4, 8, null, got 3"),
         ("quantization_bit", "4", "quantization_bit must be a whole number or null"),
-        ("attn_implementation", "flash_attention_2", "which means use_flash_attention true, and that is not available"),
         ("attn_implementation", "sdpa", 'attn_implementation "sdpa" is not available yet; write eager'),
-        ("finetuning_type", "freeze", 'finetuning_type "freeze" is not available yet; use lora or full'),
-        ("finetuning_type", "lorra", 'finetuning_type must be one of "lora", "full", got "lorra"'),
+        ("finetuning_type", "lorra", 'finetuning_type must be one of "lora", "full", "freeze", got "lorra"'),
         ("train_files", ["a.json", "b.json"], "train_files has 2 paths; give one, or one folder"),
     ],
 )

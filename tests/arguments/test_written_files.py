@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from paddle_sft.arguments.adapter_methods import METHODS
 from paddle_sft.arguments.keys import finetune_catalogue
 from paddle_sft.arguments.load import load_finetune_arguments
 from paddle_sft.arguments.schema import finetune_schema
@@ -57,8 +58,8 @@ def test_our_choices_are_paddlenlps():
 def test_our_defaults_differ_from_paddlenlps_only_where_the_requirements_say_so():
     keys = finetune_catalogue().keys
     differing = {name for name, known in UPSTREAM.items() if name in keys and keys[name].default != known.default}
-    # 3 epochs: row 75; 1 sharding device: row 84; no logger and any device unless asked for; no null for switches
-    expected = {"num_train_epochs", "sharding_parallel_degree", "report_to", "device", "disable_tqdm"}
+    # 3 epochs: row 75; no logger and any device unless asked for; no null for switches
+    expected = {"num_train_epochs", "report_to", "device", "disable_tqdm"}
     assert differing == expected
 
 
@@ -66,7 +67,12 @@ def test_each_family_has_its_three_configurations():
     names = {f"{path.parent.name}/{path.name}" for path in OURS}
     tasks = ("sft", "lora", "pretrain")
     classifiers = {f"{family}/classification_argument.json" for family in ("llama", "qwen2")}
-    assert names == classifiers | {f"{family}/{task}_argument.json" for family in FAMILIES for task in tasks}
+    assert names >= classifiers | {f"{family}/{task}_argument.json" for family in FAMILIES for task in tasks}
+
+
+def test_every_adapter_method_has_a_configuration():
+    methods = {load_finetune_arguments([str(path)]).adapter.adapter for path in OURS}
+    assert methods - {None} == set(METHODS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -104,7 +110,7 @@ def test_the_schema_says_types_limits_choices_and_what_is_off():
     assert properties["lora_rank"]["type"] == "integer" and properties["lora_rank"]["minimum"] == 1
     assert properties["max_steps"]["anyOf"] == [{"type": "integer", "minimum": 1}, {"enum": [-1]}]
     assert "pt" in properties["stage"]["enum"] and "dpo" not in properties["stage"]["enum"]
-    assert properties["vera"]["enum"] == [False]
-    assert properties["tensor_parallel_degree"]["enum"] == [-1, 1, 0]
+    assert properties["use_liger"]["enum"] == [False]
+    assert properties["expert_parallel_degree"]["enum"] == [-1, 1, 0]
     assert properties["report_to"]["items"]["enum"] == ["visualdl", "tensorboard", "wandb", "none"]
     assert finetune_schema()["additionalProperties"] is False

@@ -8,7 +8,7 @@ import pytest
 
 from paddle_sft.attention import segments
 from paddle_sft.attention.segments import Scoring, segment_attention
-from paddle_sft.masks.segments import dense_causal, dense_window
+from paddle_sft.masks.segments import as_groups, dense_shared_prefix, shared_prefix_position_ids
 
 CASES = [
     ([[1]], 0),
@@ -18,6 +18,10 @@ CASES = [
     ([[13], [6, 7]], 3),
     ([[2, 11]], 20),
     ([[1, 1, 1]], 1),
+    ([[[3, 2, 4], 1]], 0),  # a prompt with two answers
+    ([[[5, 1], [4]], [[2, 1, 3, 1], 3]], 0),
+    ([[[5, 2, 3], 3], [2, [4, 3, 4]]], 4),  # the window leaves the prompt inside the answers
+    ([[[1, 1, 1, 1, 1]]], 1),
 ]
 
 
@@ -25,13 +29,14 @@ def oracle(query, key, value, lengths, scale, window, slopes):
     """One masked T x T softmax per row, in float64."""
     rows = []
     for number, row in enumerate(lengths):
-        mask = dense_window(row, window) if window else dense_causal(row)
+        mask = dense_shared_prefix(as_groups(row), window)
         share = query.shape[2] // key.shape[2]
         keys = key[number].repeat_interleave(share, axis=1).transpose([1, 2, 0])
         values = value[number].repeat_interleave(share, axis=1).transpose([1, 0, 2])
         scores = scale * (query[number].transpose([1, 0, 2]) @ keys)
         if slopes is not None:
-            scores = scores + slopes.reshape([-1, 1, 1]) * paddle.arange(scores.shape[-1], dtype="float64")
+            positions = paddle.to_tensor(shared_prefix_position_ids(as_groups(row)).astype("float64"))
+            scores = scores + slopes.reshape([-1, 1, 1]) * positions
         scores = paddle.where(paddle.to_tensor(mask), scores, paddle.full_like(scores, -1e300))
         rows.append((paddle.nn.functional.softmax(scores, axis=-1) @ values).transpose([1, 0, 2]))
     return paddle.stack(rows)
@@ -52,7 +57,8 @@ def draw(rows, width, seed=0):
 def test_segments_compute_what_one_masked_square_does(monkeypatch, lengths, window, block, with_slopes):
     monkeypatch.setattr(segments, "QUERY_BLOCK", block)
     slopes = paddle.to_tensor([0.5, 0.25, 0.1, 0.05], dtype="float64") if with_slopes else None
-    found, expected = draw(len(lengths), sum(lengths[0])), draw(len(lengths), sum(lengths[0]))
+    width = sum(map(sum, as_groups(lengths[0])))
+    found, expected = draw(len(lengths), width), draw(len(lengths), width)
     output = segment_attention(*found, lengths, Scoring(0.3, window, slopes))
     wanted = oracle(*expected, lengths, 0.3, window, slopes)
     np.testing.assert_allclose(output.numpy(), wanted.numpy(), rtol=0, atol=1e-10)
@@ -74,6 +80,20 @@ def test_no_score_is_computed_between_two_segments(monkeypatch):
     monkeypatch.setattr(segments.F, "softmax", counting)
     segment_attention(*draw(1, 12), [[7, 5]], Scoring(1.0))
     assert widths == [[7, 7], [5, 5]]
+
+
+def test_no_score_is_computed_between_two_answers_to_a_prompt(monkeypatch):
+    """Nor is the prompt's square computed twice: 3 + 4 + 2 queries, each against what it may see."""
+    widths = []
+    softmax = segments.F.softmax
+
+    def counting(scores, axis):
+        widths.append(list(scores.shape[-2:]))
+        return softmax(scores, axis=axis)
+
+    monkeypatch.setattr(segments.F, "softmax", counting)
+    segment_attention(*draw(1, 9), [[[3, 4, 2]]], Scoring(1.0))
+    assert widths == [[3, 3], [4, 7], [2, 5]]
 
 
 def test_a_cap_bends_the_scores_before_the_mask():

@@ -111,7 +111,7 @@ def _set(model: Path, **changes) -> None:
 MODEL_DAMAGES = {
     "no folder": (lambda model: shutil.rmtree(model), ["no model folder"]),
     "no config": (lambda model: (model / "config.json").unlink(), ["has no config.json"]),
-    "broken config": (lambda model: (model / "config.json").write_text("{"), ["config.json is not a readable JSON"]),
+    "broken config": (lambda model: (model / "config.json").write_text("{"), ["config.json is not readable JSON"]),
     "no vocab_size": (lambda model: _set(model, vocab_size=None), ["config.json", "vocab_size"]),
     "vocab_size is text": (lambda model: _set(model, vocab_size="96"), ["config.json", "vocab_size"]),
     "hidden_size is text": (lambda model: _set(model, hidden_size="32"), ["config.json", "hidden_size is '32'"]),

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from paddle_sft.cli import run_data
-from paddle_sft.train import trainer
+from paddle_sft.train import hybrid
 from paddle_sft.train.stream_feed import StreamFeed
 from tests import tiny
 from tests.e2e.commands import TRAIN, checkpoints, differences, here, read_json, rewind
@@ -29,13 +29,13 @@ def sources(tmp_path_factory):
 def seen(monkeypatch):
     """The places of the samples of every training batch, in order."""
     places = []
-    collate = trainer.collate_rows
+    collate = hybrid.collate_rows
 
     def noting(rows, fill):
         places.append([sample.place for row in rows for sample in row])
         return collate(rows, fill)
 
-    monkeypatch.setattr(trainer, "collate_rows", noting)
+    monkeypatch.setattr(hybrid, "collate_rows", noting)
     monkeypatch.setattr(run_data, "StreamFeed", partial(StreamFeed, block_tokens=250))  # several blocks
     return places
 

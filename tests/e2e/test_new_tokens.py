@@ -12,6 +12,7 @@ from tests import tiny
 from tests.e2e.commands import GENERATE, MERGE, TRAIN, differences, here, read_json, rewind
 
 TOKENS = ["<|ask|>", "<|done|>"]
+EMBEDDING = "llama.embed_tokens.weight"
 LORA, FULL = dict(lora=True), dict(lora=None, learning_rate=1e-3)
 
 
@@ -39,8 +40,7 @@ def test_resuming_ends_as_the_uninterrupted_run(lab, task, tmp_path, method):
     here(TRAIN, command).succeeded()
     assert differences(whole, output) == []
     assert "<|ask|> 96, <|done|> 97" in said.out and "96 -> 98" in said.out
-    assert ("lora leaves embedding and LM head as they are" in said.out) == ("the 2 new tokens keep" in said.err)
-    assert ("not trained" in said.out) == (method is LORA)
+    assert ("new rows         trained  (beside the adapter" in said.out) == (method is LORA)
 
 
 def test_a_full_run_trains_the_new_rows_and_writes_a_model_with_its_tokenizer(lab, task, tmp_path):
@@ -68,10 +68,11 @@ def test_base_plus_adapter_and_the_merged_model_answer_alike(lab, task, tmp_path
     other = here(GENERATE, "--model_name_or_path", merged, *common).succeeded()
     assert one.out == other.out
     weights = load_file(str(merged / "model.safetensors"))
-    base = load_file(str(lab.model / "model.safetensors"))["llama.embed_tokens.weight"]
-    np.testing.assert_allclose(
-        weights["model.embed_tokens.weight"][96:], np.tile(base.mean(axis=0), (2, 1)), rtol=1e-6, atol=1e-8
-    )
+    base = load_file(str(lab.model / "model.safetensors"))[EMBEDDING]
+    new = weights["model.embed_tokens.weight"][96:]
+    trained = load_file(str(tmp_path / "out" / "adapter.safetensors"))
+    np.testing.assert_array_equal(new, trained[f"{EMBEDDING}.new_rows"])
+    assert (new[0] != new[1]).any() and (new != base.mean(axis=0)).any()
     np.testing.assert_array_equal(weights["model.embed_tokens.weight"][:96], base)
 
 

@@ -17,9 +17,9 @@ def reached(monkeypatch):
     found = []
     plain = RowLayout.set
 
-    def noting(self, segment_lengths, positions=None):
+    def noting(self, segment_lengths, positions=None, *others):
         found.append(positions)
-        plain(self, segment_lengths, positions)
+        plain(self, segment_lengths, positions, *others)
 
     monkeypatch.setattr(RowLayout, "set", noting)
     return found

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from paddle_sft.train import trainer
+from paddle_sft.train import hybrid
 from tests.e2e.commands import (
     TRAIN,
     checkpoints,
@@ -34,13 +34,13 @@ FULL = dict(lora=None, learning_rate=1e-3)
 def samples_seen(monkeypatch):
     """The places of the samples of every training batch, in order."""
     seen = []
-    collate = trainer.collate_rows
+    collate = hybrid.collate_rows
 
     def noting(rows, fill):
         seen.append([sample.place for row in rows for sample in row])
         return collate(rows, fill)
 
-    monkeypatch.setattr(trainer, "collate_rows", noting)
+    monkeypatch.setattr(hybrid, "collate_rows", noting)
     return seen
 
 

@@ -14,7 +14,8 @@ from paddle_sft.adapters.state import load_adapter, save_adapter
 from paddle_sft.core.atomic import damage
 from paddle_sft.core.errors import ArgumentError, ModelError
 from paddle_sft.core.tensorfile import TensorFile, from_float32, to_float32, write_arrays
-from paddle_sft.export.merge import _LONGEST_PROMPT, RECEIPT, MergeJob, describe, merge
+from paddle_sft.export.merge import RECEIPT, MergeJob, describe, merge
+from paddle_sft.export.prompts import LONGEST
 from paddle_sft.export.receipt import PROMPTS
 from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.hub import load_model
@@ -156,7 +157,7 @@ def receipt_by_hand(base_folder, adapter_folder, merged_folder):
     tokenizer = load_tokenizer(base_folder)
     rows = [[], []]
     for prompt in PROMPTS:
-        ids = np.array([tokenizer(prompt)["input_ids"][:_LONGEST_PROMPT]])
+        ids = np.array([tokenizer(prompt)["input_ids"][:LONGEST]])
         for row, model in zip(rows, (adapted, merged)):
             row.append(tiny.logits(model, ids)[0].astype(np.float64))
     one, other = (np.concatenate(row) for row in rows)

@@ -84,7 +84,9 @@ def test_weights_that_are_there_already_are_used_as_they_are(model_folder, some_
         asked.append(name)
         return weights[name.replace(".base.", ".")], "F32"
 
-    np.testing.assert_array_equal(streamed_logits(streamed, read, some_ids), tiny.logits(whole, some_ids))
+    # layers that read from the disk are computed one by one, the whole model's together: they round otherwise
+    found, expected = streamed_logits(streamed, read, some_ids), tiny.logits(whole, some_ids)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert not [name for name in asked if is_adapters(name)]
 
 

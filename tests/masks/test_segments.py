@@ -35,6 +35,35 @@ def test_shared_prefix_row_ends_say_what_the_dense_mask_says(groups):
     np.testing.assert_array_equal(segments.dense_from_row_ends(ends), segments.dense_shared_prefix(groups))
 
 
+@relaxed
+@given(groups=group_lists, window=st.integers(1, 14))
+def test_shared_prefix_row_ends_under_a_window_are_the_dense_mask_or_refused(groups, window):
+    """Refused only where no row ends can say it: somewhere a column is seen again after it was hidden."""
+    dense = segments.dense_shared_prefix(groups, window)
+    if segments.window_fits(groups, window):
+        ends = segments.shared_prefix_row_ends(groups, window)
+        np.testing.assert_array_equal(segments.dense_from_row_ends(ends), dense)
+        return
+    with pytest.raises(ValueError, match="ends inside one of several answers"):
+        segments.shared_prefix_row_ends(groups, window)
+
+
+def test_the_dense_shared_prefix_under_a_window_is_this_one():
+    """A prompt of 2 tokens with answers of 2 and 1, a window of 2: each answer's first token sees the prompt's last."""
+    expected = ["10000", "11000", "01100", "00110", "01001"]
+    assert as_text(segments.dense_shared_prefix([[2, 2, 1]], 2)) == expected
+
+
+@relaxed
+@given(groups=group_lists, padding=st.integers(0, 4))
+def test_a_row_may_mix_samples_and_prompts_with_answers(groups, padding):
+    row = [group[0] if len(group) == 1 else group for group in groups]
+    num_tokens = sum(map(sum, groups))
+    padded = segments.with_padding(row, num_tokens + padding)
+    assert segments.as_groups(padded) == groups + ([[padding]] if padding else [])
+    assert segments.shares_prefix(padded) == any(len(group) > 1 for group in groups)
+
+
 def test_the_dense_causal_mask_is_this_one():
     """The oracle itself, written out: two samples of 2 tokens and one token of padding."""
     expected = ["10000", "11000", "00100", "00110", "00001"]

@@ -172,8 +172,10 @@ def test_a_written_config_says_what_the_model_computes_with(family, layout, tmp_
     write_config(tmp_path, config, layout, "float32")
     back = to_paddlenlp(read_config(tmp_path))
     assert type(back) is type(config)
-    for key in FAMILIES[family].keys:
-        assert getattr(back, key, None) == getattr(config, key, None), key
+    for key, default in FAMILIES[family].keys.items():
+        # transformers 5 refuses null where a value belongs: what PaddleNLP's config has not is written as its default
+        unsaid = None if default is REQUIRED or layout == "paddle" else default
+        assert getattr(back, key, None) == getattr(config, key, unsaid), key
 
 
 def test_a_mistral_without_a_window_says_so_to_transformers_whose_default_is_one():

@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
+from paddle_sft.models import packed
 from paddle_sft.models.config import read_config
 from paddle_sft.models.hub import build_from_scratch, unique_parameters
 from tests import tiny
@@ -150,3 +151,28 @@ def test_a_cache_is_left_where_a_longer_row_turns_its_tokens_otherwise(tmp_path,
     past = model(input_ids=paddle.to_tensor([row[:4]]), use_cache=True)[1]
     with pytest.raises(ValueError, match="in a row of 5 than in one of 4; read the whole row again"):
         model(input_ids=paddle.to_tensor([row[4:5]]), use_cache=True, past_key_values=past)
+
+
+@pytest.mark.parametrize(
+    "recomputes, scores, layers", [("", 1, 1), ("core_attn", 2, 1), ("full_attn", 2, 2)], ids=["", "core", "full"]
+)
+def test_a_part_that_is_recomputed_is_computed_twice_and_nothing_else(
+    model_folder, monkeypatch, recomputes, scores, layers
+):
+    model, calls = tiny.load(model_folder(), trainable=True), {"scores": 0, "layers": 0}
+    mixed, attended = packed.segment_attention, packed.LayerRows.attend_turned
+
+    def count(name, function):
+        def call(*parts, **named):
+            calls[name] += 1
+            return function(*parts, **named)
+
+        return call
+
+    monkeypatch.setattr(packed, "segment_attention", count("scores", mixed))
+    monkeypatch.setattr(packed.LayerRows, "attend_turned", count("layers", attended))
+    model.train()
+    model.row_layout.recomputes = recomputes
+    model.row_layout.set([[len(SAMPLES[0])]])
+    (logits(model, SAMPLES[0]) ** 2).sum().backward()
+    assert calls == {"scores": 2 * scores, "layers": 2 * layers}  # two layers

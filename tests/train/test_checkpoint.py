@@ -8,7 +8,7 @@ import pytest
 
 from paddle_sft.core.errors import CheckpointError
 from paddle_sft.core.log import get_logger
-from paddle_sft.core.tensorfile import TensorFile
+from paddle_sft.core.tensorfile import TensorFile, write_arrays
 from paddle_sft.train.checkpoint import (
     OPTIMIZER,
     RUN_STATE,
@@ -37,9 +37,19 @@ class Weights:
         (folder / "weights").write_bytes(bytes(self.size))
 
 
+class Optimizer:
+    """Stands for the state of one."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def write(self, path):
+        write_arrays(path, self.arrays)
+
+
 def save(output_dir, step, weights=None, progress=None, run=None):
     folder = output_dir / f"checkpoint-{step}"
-    state = {"x/moment1_0": np.full(3, step, np.float32)}
+    state = Optimizer({"x/moment1_0": np.full(3, step, np.float32)})
     run_state = RunState(run or RUN, {"last_epoch": step}, {"row": step})
     save_checkpoint(folder, weights or Weights(), state, run_state, progress or Progress(step))
     return folder

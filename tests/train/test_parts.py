@@ -16,6 +16,7 @@ from paddle_sft.train import gradients
 from paddle_sft.train.evaluate import evaluate_sets
 from paddle_sft.train.loss_plot import plot_loss
 from paddle_sft.train.noise import add_embedding_noise, let_gradients_reach_the_first_layer
+from paddle_sft.train.team import Team
 from paddle_sft.train.upstream import training_arguments
 from tests import tiny
 
@@ -29,7 +30,11 @@ def one_by_one(model, samples):
 
 def measure(model, sets, rows=3):
     stage = STAGES["sft"]
-    return evaluate_sets(lambda ids: stage.outputs(model, ids), sets, rows, 3, lambda: stage.meter(model))
+
+    def forward(batch):
+        return stage.outputs(model, batch), batch
+
+    return evaluate_sets(forward, sets, rows, 3, lambda: stage.meter(model), Team())
 
 
 def test_each_dev_set_is_measured_by_itself_and_all_together_by_tokens(model_folder):
@@ -68,7 +73,7 @@ def test_the_id_that_fills_rows_never_matters(model_folder, family):
 def test_gradients_are_summed_over_ranks_in_buckets_and_a_rank_without_samples_adds_zeros(monkeypatch):
     sent = []
 
-    def three_ranks_alike(tensor):
+    def three_ranks_alike(tensor, group=None):
         sent.append(tensor.shape[0])
         tensor.set_value(3.0 * tensor)
 

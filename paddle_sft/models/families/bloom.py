@@ -20,5 +20,6 @@ FAMILY = Family(
         "masked_softmax_fusion", "offset_alibi", "skip_bias_add", "skip_bias_add_qkv", "unk_token_id",
     ),
     attention=("paddlenlp.transformers.bloom.modeling:BloomAttention", "paddle_sft.models.networks.bloom:attend"),
+    beyond_kernels=lambda config: "ALiBi",
     trains_padding=True,
 )  # fmt: skip

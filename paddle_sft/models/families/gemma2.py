@@ -33,5 +33,6 @@ FAMILY = Family(
     attention=("paddlenlp.transformers.gemma.modeling:GemmaAttention", "paddle_sft.models.networks.gemma2:attend"),
     mend="paddle_sft.models.networks.gemma:use_tanh_gelu",
     window=_window,
+    beyond_kernels=lambda config: "a soft cap on scores" if config.get("attn_logit_softcapping") else "",
     norms=("GemmaRMSNorm",),
 )  # fmt: skip

@@ -20,5 +20,6 @@ FAMILY = Family(
     inert=("pretraining_tp",),
     refusals=(refuse_rope(*FREQUENCIES),),
     attention=("paddlenlp.transformers.llama.modeling:LlamaAttention", "paddle_sft.models.networks.rotary:attend"),
+    splits=("tensor", "sequence", "pipeline", "sep", "stage3"),
     norms=("LlamaRMSNorm",),
 )  # fmt: skip

@@ -21,5 +21,6 @@ FAMILY = Family(
     refusals=(refuse_rope(*FREQUENCIES),),
     attention=("paddlenlp.transformers.qwen2.modeling:Qwen2Attention", "paddle_sft.models.networks.qwen3:attend"),
     window=window_of_layer,
+    splits=("tensor", "sequence", "pipeline", "sep", "stage3"),
     norms=("Qwen2RMSNorm",),
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any, Callable, Optional, Tuple
 
 from paddle import Tensor, nn
 
+from paddle_sft.models.fast import apply_linears
 from paddle_sft.models.packed import Cache, LayerRows
 
 Projected = Tuple[Tensor, Tensor, Tensor]
@@ -15,8 +16,10 @@ Projection = Callable[[nn.Layer, Tensor], Projected]
 
 def project(layer: nn.Layer, hidden_states: Tensor) -> Projected:
     """[B, T, hidden] -> queries [B, T, H, D], keys and values [B, T, G, D]."""
-    projected = [layer.q_proj(hidden_states), layer.k_proj(hidden_states), layer.v_proj(hidden_states)]
-    return tuple(tensor.reshape([0, 0, -1, layer.head_dim]) for tensor in projected)
+    projected = apply_linears(hidden_states, layer.q_proj, layer.k_proj, layer.v_proj)
+    # with sequence parallelism the tokens of all rows lie behind one another
+    shape = [0, 0] if hidden_states.ndim == 3 else layer.row_layout.shape
+    return tuple(tensor.reshape([*shape, -1, layer.head_dim]) for tensor in projected)
 
 
 def mix(
@@ -35,7 +38,8 @@ def mix(
     if layer.training:
         scoring.setdefault("dropout", getattr(layer.config, "attention_dropout", 0.0) or 0.0)
     mixed, present = rows.attend_turned(*project(layer, hidden_states), past, **scoring)
-    return layer.o_proj(mixed.reshape([0, 0, -1])), present
+    shape = [0, 0] if hidden_states.ndim == 3 else [-1]
+    return layer.o_proj(mixed.reshape([*shape, mixed.shape[2] * mixed.shape[3]])), present
 
 
 def attend_by(project: Projection) -> Callable:

@@ -15,6 +15,11 @@ answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not st
 import classifiers  # noqa: E402
 import networks  # noqa: E402
 import optimizers  # noqa: E402
+import peft_folders  # noqa: E402
+import peft_lora  # noqa: E402
+import peft_methods  # noqa: E402
+import prompting  # noqa: E402
+import quantising  # noqa: E402
 import tokenizing  # noqa: E402
 import training  # noqa: E402
 
@@ -31,6 +36,9 @@ JOBS = {
         networks.rotary_tables,
         networks.adapter_logits,
         networks.token_ids,
+        peft_folders.combined_logits,
+        peft_folders.make_peft_folder,
+        peft_folders.peft_folder_logits,
         classifiers.make_classifier,
         classifiers.classify,
         tokenizing.tokenized,
@@ -38,8 +46,13 @@ JOBS = {
         tokenizing.write_again,
         tokenizing.tokenizer_classes,
         training.train,
+        prompting.train_prompt,
         optimizers.adafactor,
         optimizers.learning_rates,
+        peft_lora.train_lora,
+        peft_methods.lokr_factors,
+        peft_methods.train_adapter,
+        quantising.quantise_weights,
     )
 }
 

@@ -1,0 +1,130 @@
+"""What the keys of parallelism say about one another and about the rest of a run."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Tuple
+
+from paddle_sft.arguments.draft import Draft, Problem
+from paddle_sft.arguments.values import show
+
+STAGES = {"stage1": 1, "stage2": 2, "stage3": 3}
+_SCALER = "ranks don't share its loss scaling"
+_SPLITTING = ("tensor_parallel_degree", "pipeline_parallel_degree", "sep_parallel_degree")
+
+
+def sharding_stage(value: object) -> int:
+    """0 for none. `sharding` is true (stage1), or the words that PaddleNLP takes."""
+    words = "stage1" if value is True else str(value or "")
+    return max((STAGES.get(word, 0) for word in words.replace(",", " ").split()), default=0)
+
+
+def check_parallel(draft: Draft) -> Iterator[Problem]:
+    """Degrees that need one another, and what can't be combined."""
+    yield from _check_sharding(draft)
+    tensor, pipeline, sep = (draft[name] for name in _SPLITTING)
+    if draft["sequence_parallel"] and tensor < 2:
+        yield (
+            ("sequence_parallel", "tensor_parallel_degree"),
+            "sequence_parallel splits activations among the ranks of tensor parallelism, and tensor_parallel_degree is "
+            f"{tensor}; set it to 2 or more",
+        )
+    if sep > 1 and max(tensor, pipeline) > 1:
+        other = "tensor_parallel_degree" if tensor > 1 else "pipeline_parallel_degree"
+        yield (
+            ("sep_parallel_degree", other),
+            f"sep_parallel_degree {sep} with {other} {draft[other]} is not verified; use one of them (tensor "
+            "parallelism splits sequences too, with sequence_parallel)",
+        )
+    split = [name for name in _SPLITTING if draft[name] > 1]
+    for name in split:
+        yield from _check_split(draft, name)
+
+
+def _check_sharding(draft: Draft) -> Iterator[Problem]:
+    value = draft["sharding"]
+    words: List[str] = [] if value in (None, True, False) else str(value).replace(",", " ").split()
+    unknown = [word for word in words if word not in (*STAGES, "offload")]
+    if unknown or len([word for word in words if word in STAGES]) > 1:
+        yield ("sharding",), f"sharding is {show(value)}; allowed: stage1, stage2, stage3, true (stage1), or empty"
+        return
+    if "offload" in words:
+        yield (
+            ("sharding",),
+            "sharding offload is not available yet: paddlenlp 3.0.0b4 accepts the word and ignores it; leave it out, "
+            "and use recompute or lora to save memory",
+        )
+    stage, degree = sharding_stage(value), draft["sharding_parallel_degree"]
+    if stage == 0 and degree > 1:
+        yield (
+            ("sharding_parallel_degree", "sharding"),
+            f'sharding_parallel_degree is {degree} and sharding is off; add "sharding": "stage1" or leave it out',
+        )
+    if stage and degree in (0, 1) and "sharding_parallel_degree" in draft.given:
+        yield (
+            ("sharding_parallel_degree", "sharding"),
+            f"sharding stage{stage} among {degree} rank shares nothing; leave sharding_parallel_degree out to take all "
+            "ranks that see different rows",
+        )
+    if stage and draft["fp16"]:
+        yield ("fp16", "sharding"), f"fp16 does not go with sharding stage{stage} yet: {_SCALER}; use bf16"
+    if stage > 1:
+        yield from _check_later_stages(draft, stage)
+        for name in _SPLITTING:
+            if draft[name] > 1:
+                yield (
+                    ("sharding", name),
+                    f"sharding stage{stage} with {name} {draft[name]} is not verified; use stage1 beside it",
+                )
+
+
+def _check_later_stages(draft: Draft, stage: int) -> Iterator[Problem]:
+    if draft["stage"] == "classification":
+        yield ("stage", "sharding"), f"stage classification does not go with sharding stage{stage} yet; use stage1"
+    if stage < 3:
+        return
+    for key in ("do_predict", "weight_quantize_algo", "qat"):
+        if draft[key]:
+            why = "no rank has whole matrices; use stage2"
+            yield (key, "sharding"), f"{key} does not go with sharding stage3 yet: {why}"
+    if draft["recompute"]:
+        draft.note("recompute", "holds anyway: sharding stage3 computes every layer once more in the backward pass")
+
+
+def _check_split(draft: Draft, name: str) -> Iterator[Problem]:
+    """What does not go with a model that no rank has whole."""
+    degree = f"{name} {draft[name]}"
+    for key, why in _REFUSED:
+        if draft[key]:
+            yield (key, name), f"{key} does not go with {degree} yet: {why}"
+    if draft["stage"] == "classification":
+        yield ("stage", name), f"stage classification does not go with {degree} yet; use data parallelism or sharding"
+    if draft["fp16"]:
+        yield ("fp16", name), f"fp16 does not go with {degree} yet: {_SCALER}; use bf16"
+    if name == "tensor_parallel_degree":
+        if draft["optim"] == "adafactor":
+            why = "it keeps means over rows and columns of whole matrices; use adamw"
+            yield ("optim", name), f"optim adafactor does not go with {degree}: {why}"
+        if draft["lora_dropout"]:
+            why = "ranks would drop other inputs than one process; leave it out"
+            yield ("lora_dropout", name), f"lora_dropout {draft['lora_dropout']:g} does not go with {degree} yet: {why}"
+    if name == "pipeline_parallel_degree" and draft["recompute"] and draft["recompute_granularity"] != "full":
+        yield (
+            ("recompute_granularity", name),
+            f"recompute_granularity {draft['recompute_granularity']} does not go with {degree} yet; use full",
+        )
+
+
+_REFUSED: Tuple[Tuple[str, str], ...] = (
+    ("do_predict", "answers are written by one rank; train, then run generate on the result"),
+    ("neftune", "the noise would differ from rank to rank; leave it out"),
+    ("new_special_tokens", "the vocabulary grows in one process; add the tokens first, in a run of one rank"),
+    (
+        "weight_quantize_algo",
+        "every rank holds a quantised base whole; use data parallelism or sharding, or leave it out",
+    ),
+    ("qat", "its scales are measured on whole layers; use data parallelism or sharding"),
+    ("lora_path", "nobody compared it; a run that was saved at one layout may be resumed at another"),
+    ("freeze", "nobody compared it; use data parallelism or sharding"),
+    ("spectrum_top", "it looks at whole matrices; use data parallelism or sharding"),
+    ("spectrum_config_path", "nobody compared it; use data parallelism or sharding"),
+)

@@ -1,0 +1,191 @@
+"""Models whose linear layers are stored in 4 or 8 bits: quantised while they are loaded, or loaded as they were saved.
+
+All linear layers may be quantised (`models.linears.find_linears`: attention and feed-forward, experts, fused
+projections). Embedding, LM head, classification head, routers, norms and biases stay as they are.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddle_sft.core.errors import ArgumentError, ModelError
+from paddle_sft.core.tensorfile import TensorSpec
+from paddle_sft.models.linears import compute_dtype, features, find_linears
+from paddle_sft.models.renames import Piece, RenameTable
+from paddle_sft.models.stored_schemes import CONFIG_KEY, summary
+from paddle_sft.models.weights import ModelWeights
+from paddle_sft.quant.choice import AnyChoice, Schemes
+from paddle_sft.quant.codec import Arrays, quantise
+from paddle_sft.quant.linear import QuantisedLinear
+from paddle_sft.quant.scheme import Scheme
+
+_TAGS = {"uint8": "U8", "float32": "F32"}
+
+
+def choose_schemes(model: nn.Layer, stored: Schemes, choice: Optional[AnyChoice], place: str) -> Dict[str, Scheme]:
+    """Path -> scheme of a model about to be loaded from `place`, where `stored` is quantised already.
+
+    Raises:
+        ArgumentError: the folder is quantised otherwise than the user says.
+        ModelError: it has codes of a layer that the model doesn't have.
+    """
+    paths = list(find_linears(model))
+    foreign = [path for path in stored if path not in paths]
+    if foreign:
+        raise ModelError(f"{place}: {CONFIG_KEY} in config.json names {foreign[0]}, no linear layer of the model")
+    if not stored:
+        return choice.schemes(paths) if choice else {}
+    if choice is not None and choice.schemes(paths) != dict(stored):
+        raise ArgumentError(
+            f"{place} is quantised already ({summary(stored)}), and {choice.asker} "
+            f"{summary(choice.schemes(paths))}; {choice.remedy}"
+        )
+    return dict(stored)
+
+
+def require_floats(config: Mapping[str, Any], choice: Optional[AnyChoice], place: str) -> None:
+    """
+    Raises:
+        ArgumentError: a quantised base, of which each rank should hold a share.
+    """
+    if choice is not None or CONFIG_KEY in config:
+        raise ArgumentError(
+            f"{place} is a quantised base, which every rank holds whole: tensor and pipeline parallelism can't split "
+            "its codes; use data parallelism alone, or a base of floats"
+        )
+
+
+def is_in_codes(name: str, schemes: Schemes) -> bool:
+    """Whether a parameter's name is that of a weight that is stored as codes."""
+    path, _, last = name.rpartition(".")
+    return last == "weight" and path in schemes
+
+
+def with_codes(table: RenameTable, schemes: Schemes) -> RenameTable:
+    """The names in a folder of codes: those of codes and scales in the place of the weight's."""
+    plain = [found for name, found in table.of_paddle.items() if not is_in_codes(name, schemes)]
+    pieces = [piece for found in plain for piece in found]
+    names = [f"{path}.{name}" for path, scheme in schemes.items() for name in scheme.shapes(1, 1)]
+    return RenameTable(pieces + [Piece(name, name) for name in names], table.buffers)
+
+
+def array_specs(path: str, scheme: Scheme, sizes: Tuple[int, int]) -> List[TensorSpec]:
+    """The stored arrays of a layer of (in, out) features."""
+    shapes = scheme.shapes(*sizes)
+    return [TensorSpec(f"{path}.{name}", _TAGS[kind], tuple(shape)) for name, (shape, kind) in shapes.items()]
+
+
+def quantise_layers(model: nn.Layer, weights: ModelWeights, schemes: Schemes, are_codes: bool) -> None:
+    """Put a `QuantisedLinear` in the place of each layer, one after another; biases have their values already.
+
+    Memory: the codes, and the float weight of one layer.
+
+    Raises:
+        ModelError: a weight that holds NaN or infinities, by name.
+    """
+    linears = find_linears(model)
+    originals = None if are_codes else _Originals(weights)
+    for path, scheme in schemes.items():
+        layer = linears.pop(path)
+        rows, columns = features(layer)
+        name = f"{path}.weight"
+        arrays = read_codes(weights, path, scheme) if are_codes else _encoded(weights, name, (rows, columns), scheme)
+        quantised = QuantisedLinear(arrays, scheme, rows, columns, compute_dtype(layer), layer.bias)
+        quantised.read_original = originals and partial(originals.read, name)
+        replace_layer(model, path, quantised)
+
+
+def read_codes(weights: ModelWeights, path: str, scheme: Scheme) -> Arrays:
+    found = {name: paddle.to_tensor(np.array(weights.read(f"{path}.{name}"))) for name in scheme.shapes(1, 1)}
+    for name, array in found.items():
+        if array.dtype == paddle.float32 and not bool(paddle.isfinite(array).all()):
+            raise ModelError(f"{path}.{name} holds NaN or infinite numbers; copy the model again")
+    return found
+
+
+def _encoded(weights: ModelWeights, name: str, sizes: Tuple[int, int], scheme: Scheme) -> Arrays:
+    weight = np.empty(sizes[::-1], dtype=np.float32)
+    wrong = weights.fill(name, weight.T, "F32")
+    if wrong:
+        raise ModelError(
+            f"{name} holds what no weight can be ({wrong} of {weight.size:,} numbers); go back to an earlier "
+            "checkpoint, or copy the model again"
+        )
+    weights.release(name)
+    return quantise(as_tensor(weight), scheme, name)
+
+
+def as_tensor(array: np.ndarray) -> paddle.Tensor:
+    """A tensor that owns an array's memory; on a CPU nothing is copied."""
+    tensor = paddle.empty([0], dtype=str(array.dtype))
+    place = paddle.base.framework._current_expected_place()
+    tensor.get_tensor().set(array, place, isinstance(place, paddle.CPUPlace))
+    return tensor
+
+
+class _Originals:
+    """Float weights of a folder that was quantised while it was loaded, to be read again one by one."""
+
+    def __init__(self, weights: ModelWeights) -> None:
+        self._folder, self._renames = weights.stored.folder, weights.renames
+        self._weights: Optional[ModelWeights] = None
+
+    def read(self, name: str) -> np.ndarray:
+        """[in, out] in float32."""
+        if self._weights is None:
+            self._weights = ModelWeights(Path(self._folder), self._renames)
+        found = np.empty(self._weights.spec(name).shape, dtype=np.float32)
+        self._weights.fill(name, found, "F32")
+        return found
+
+
+def replace_layer(model: nn.Layer, path: str, layer: nn.Layer) -> None:
+    *parents, last = path.split(".")
+    parent = model
+    for part in parents:
+        parent = getattr(parent, part)
+    setattr(parent, last, layer)
+
+
+def quantised_linears(model: nn.Layer) -> Dict[str, QuantisedLinear]:
+    """Path in the base model -> layer, of every quantised layer; wrapped by adapters or not."""
+    found = {path: layer for path, layer in model.named_sublayers() if isinstance(layer, QuantisedLinear)}
+    return {path[: -len(".base")] if path.endswith(".base") else path: layer for path, layer in found.items()}
+
+
+def schemes_of(model: nn.Layer) -> Dict[str, Scheme]:
+    """Path -> scheme of a model in memory; empty for a model of floats."""
+    return {path: layer.scheme for path, layer in quantised_linears(model).items()}
+
+
+def array_names(model: nn.Layer) -> Iterator[str]:
+    """Names in the state_dict that are codes and scales, no parameters."""
+    for path, layer in model.named_sublayers():
+        if isinstance(layer, QuantisedLinear):
+            yield from (f"{path}.{name}" for name in layer.arrays)
+
+
+def plan_lines(model: nn.Layer) -> Dict[str, Tuple[str, str]]:
+    """Name -> (value, why) for the plan of a run; empty for a model of floats."""
+    layers = quantised_linears(model)
+    if not layers:
+        return {}
+    sizes = [layer.features() for layer in layers.values()]
+    count = sum(rows * columns for rows, columns in sizes)
+    used = sum(layer.scheme.num_bytes(*size) for layer, size in zip(layers.values(), sizes))
+    names = ", ".join(dict.fromkeys(path.rsplit(".", 1)[-1] for path in layers))
+    others = [path for path, layer in find_linears(model).items() if not isinstance(layer, QuantisedLinear)]
+    others = [path for path in others if path.rsplit(".", 1)[0] not in layers and ".updates." not in path]
+    rest = ", ".join(dict.fromkeys(path.rsplit(".", 1)[-1] for path in others))
+    found = {
+        "quantised": (summary(schemes_of(model)), names),
+        "quantised weights": (f"{count:,}", f"{8 * used / count:.2f} bits a weight, {used / 2**20:,.1f} MiB"),
+    }
+    why = "only linear layers are quantised" + (f"; of these not {rest}" if rest else "")
+    return {**found, "not quantised": ("embedding, heads, routers, norms, biases", why)}

@@ -1,0 +1,45 @@
+"""Runs at several layouts equal one process: a core of the matrix, and a chain of resumed runs from layout to layout.
+
+`make parallel` runs the complete matrix (test_matrix.py).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.parallel.layouts import TOLERANCE, TWO, alone, distances, files, launch, losses, make_lab
+
+CORE = ("tp2", "pp2", "stage3", "sp2", "sep2")
+CHAIN = (("one", "tp2"), ("pp2", "stage3"))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    lab = make_lab(tmp_path_factory.mktemp("layouts"))
+    alone(lab.job("one", {}, 1, "lora"))
+    jobs = [lab.job(name, TWO[name], 2, "lora") for name in CORE]
+    jobs += [lab.resumed(f"{begin}-to-{end}", begin, TWO[end], 2, "lora") for begin, end in CHAIN]
+    launch(jobs, 2, lab.runs / "log-2")
+    alone(lab.resumed("sp2-to-one", "sp2", {}, 1, "lora"))
+    return lab
+
+
+NAMES = (*CORE, *(f"{begin}-to-{end}" for begin, end in CHAIN), "sp2-to-one")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_at_a_layout_equals_one_process(lab, name):
+    found = distances(lab.output("one"), lab.output(name))
+    assert max(found.values()) < TOLERANCE, found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_leaves_the_files_of_one_process(lab, name):
+    assert files(lab.output(name)) == files(lab.output("one"))
+    for file in ("adapter.json", "checkpoint-2/adapter.json"):
+        assert (lab.output(name) / file).read_bytes() == (lab.output("one") / file).read_bytes()
+
+
+def test_losses_differ_from_step_to_step(lab):
+    """So that equal ones say something."""
+    assert len({round(loss, 3) for loss in losses(lab.output("one"))}) > 1
