@@ -29,7 +29,7 @@ LLAMA3 = {
 }
 PREFIX_CASES = {
     "llama": ("llama", {}),
-    "llama-all-heads": ("llama", dict(num_key_value_heads=4)),
+    "llama-3-layers": ("llama", dict(num_key_value_heads=4, num_hidden_layers=3)),
     "llama3": ("llama", dict(rope_scaling=LLAMA3)),
     "mistral": ("mistral", {}),
     "qwen2": ("qwen2", {}),
