@@ -137,7 +137,8 @@ inline void Cut(__m512 x, __m512i* parts) {
   parts[0] = _mm512_and_si512(_mm512_castps_si512(x), upper);
   const __m512 rest = _mm512_sub_ps(x, _mm512_castsi512_ps(parts[0]));
   parts[1] = _mm512_and_si512(_mm512_castps_si512(rest), upper);
-  parts[2] = _mm512_castps_si512(_mm512_sub_ps(rest, _mm512_castsi512_ps(parts[1])));
+  // of a number below 1e-33 this rest has bits in its lower half too, which would reach the number beside it
+  parts[2] = _mm512_and_si512(_mm512_castps_si512(_mm512_sub_ps(rest, _mm512_castsi512_ps(parts[1]))), upper);
 }
 
 inline __mmask16 First(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1 << n) - 1); }

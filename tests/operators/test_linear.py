@@ -143,6 +143,18 @@ def test_what_is_not_finite_stays_visible(bad):
     assert not np.isfinite(found[3]).any() and np.isfinite(found[np.arange(100) != 3]).all()
 
 
+@pytest.mark.parametrize("transpose_x, transpose_y", [(False, False), (True, False), (False, True), (True, True)])
+def test_tiny_numbers_leave_their_neighbours_alone(transpose_x, transpose_y):
+    """The last of the three parts of a number below 1e-33 is no bfloat16 number."""
+    random = np.random.default_rng(5)
+    x, y = (random.standard_normal((128, 128)).astype("float32") for _ in range(2))
+    for array in (x, y):
+        array *= np.float32(10.0) ** random.choice([0, -34, -36, -38], array.shape).astype("float32")
+    found = product(paddle.to_tensor(x), paddle.to_tensor(y), transpose_x=transpose_x, transpose_y=transpose_y).numpy()
+    expected = (x.T if transpose_x else x).astype("float64") @ (y.T if transpose_y else y).astype("float64")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
 def test_other_types_are_computed_by_paddle():
     x, y = tensor(5, 6).astype("float64"), tensor(6, 7).astype("float64")
     np.testing.assert_allclose(product(x, y).numpy(), x.numpy() @ y.numpy())
