@@ -13,6 +13,7 @@ from paddle_sft.arguments.quantize import QuantizeArguments
 from paddle_sft.core.atomic import disk_errors
 from paddle_sft.core.errors import ArgumentError, DataError
 from paddle_sft.data.build import build_samples
+from paddle_sft.export.quantise import require_free
 from paddle_sft.export.slim.deploy import DeployJob, deploy, describe
 from paddle_sft.models.tokenizers import load_tokenizer
 
@@ -30,8 +31,7 @@ def quantize_calibrated(arguments: QuantizeArguments, folder: Path, output: Path
         arguments.activation_observer,
         arguments.smooth_alpha,
     )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ArgumentError(f"output_path {output} is not empty; name another folder")
+    require_free(output)  # before the samples are made
     calibration, held_out, where = _samples(arguments, folder)
     print(f"calibrating on {len(calibration)} samples, measuring on {len(held_out)} ({where})", flush=True)
     with disk_errors(output):

@@ -48,7 +48,7 @@ def quantise_folder(job: QuantiseJob) -> Dict[str, Any]:
         ArgumentError: output_path is not empty, or the model is quantised already.
         ModelError: a weight that holds NaN or infinities, by name; a damaged folder.
     """
-    _require_free(job)
+    require_free(job.output)
     config = read_config(job.model)
     stored = schemes_in(config, str(job.model))
     if stored:
@@ -70,9 +70,10 @@ def quantise_folder(job: QuantiseJob) -> Dict[str, Any]:
     return report
 
 
-def _require_free(job: QuantiseJob) -> None:
-    if job.output.exists() and (not job.output.is_dir() or any(job.output.iterdir())):
-        raise ArgumentError(f"output_path {job.output} is not empty; name another folder")
+def require_free(output: Path) -> None:
+    """Raise ArgumentError unless nothing stands at `output`, or an empty folder."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ArgumentError(f"output_path {output} is not empty; name another folder")
 
 
 def _write(folder: Path, network: Any, weights: StoredWeights, job: QuantiseJob) -> None:

@@ -15,6 +15,7 @@ from paddleslim.quant.observers import AbsMaxChannelWiseWeightObserver, MSEChann
 from paddle_sft.core.atomic import atomic_folder, write_json
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError, ModelError
+from paddle_sft.export.quantise import REPORT
 from paddle_sft.export.slim.gptq import GridWeight, quantise_gptq
 from paddle_sft.export.slim.observe import observe_inputs, rounded_inputs
 from paddle_sft.export.slim.smooth import smooth
@@ -29,7 +30,6 @@ from paddle_sft.quant.codec import quantise
 from paddle_sft.quant.linear import QuantisedLinear
 from paddle_sft.quant.scheme import Scheme
 
-REPORT = "quantisation_report.json"
 WEIGHT_OBSERVERS: Dict[str, Any] = {
     "abs_max": AbsMaxChannelWiseWeightObserver,
     "mse": MSEChannelWiseWeightObserver,
