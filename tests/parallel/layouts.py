@@ -32,6 +32,11 @@ FOUR: Dict[str, Dict[str, Any]] = {
     "tp2-pp2-sp": {**_TP, **_PP, **_SP},
 }  # fmt: skip
 KINDS: Dict[str, Dict[str, Any]] = {"full": {}, "lora": {"lora": True, "lora_rank": 4}}
+OF_WHOLE_MODELS: Dict[str, Dict[str, Any]] = {
+    "nf4": {**KINDS["lora"], "weight_quantize_algo": "nf4", "weight_double_quant": True},
+    "vera": {"adapter": "vera", "vera_rank": 4},
+}
+"""What goes only where every rank has the whole model."""
 
 
 def batch_of(layout: Dict[str, Any], ranks: int) -> Dict[str, int]:
@@ -63,7 +68,7 @@ class Lab(NamedTuple):
             "max_grad_norm": 0.5, "weight_decay": 0.1, "src_length": 32, "max_length": 48, "disable_tqdm": True,
             "packing": "best_fit", "evaluation_strategy": "steps", "eval_steps": 2,
             "output_dir": str(self.output(name)),
-            **layout, **batch_of(layout, ranks), **KINDS[kind],
+            **layout, **batch_of(layout, ranks), **{**KINDS, **OF_WHOLE_MODELS}[kind],
             **{key: value for key, value in changes.items() if not key.startswith("_")},
         }  # fmt: skip
         file = self.runs / f"{name}.json"
@@ -99,9 +104,10 @@ def launch(jobs: Sequence[Dict[str, Any]], ranks: int, folder: Path, seconds: in
     launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", str(folder)]
     command = [sys.executable, *launcher, str(SCRIPT), str(folder / "jobs.json")]
     done = subprocess.run(command, env=environment, cwd=folder, timeout=seconds, capture_output=True, text=True)
-    logs = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(folder.glob("workerlog.*"))]
-    said = "\n".join(log[-4000:] for log in logs)
-    assert done.returncode == 0, said
+    logs = {file.name: file.read_text(encoding="utf-8", errors="replace") for file in folder.glob("workerlog.*")}
+    said = "\n".join(f"{name}:\n{log[-4000:]}" for name, log in sorted(logs.items()))
+    failed = [line for line in done.stderr.splitlines() if " status failed " in line]
+    assert done.returncode == 0, "\n".join([said, f"the launcher ended with {done.returncode}", *failed])
     return said
 
 

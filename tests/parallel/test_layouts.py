@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.parallel.layouts import TOLERANCE, TWO, alone, distances, files, launch, losses, make_lab
+from tests.parallel.layouts import OF_WHOLE_MODELS, TOLERANCE, TWO, alone, distances, files, launch, losses, make_lab
 
 CORE = ("tp2", "pp2", "stage3", "sp2", "sep2")
 CHAIN = (("one", "tp2"), ("pp2", "stage3"))
+WHOLE = ("dp2", "stage1", "stage2")
+"""Layouts in which every rank has the whole model: they take a quantised base, and every adapter."""
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +21,9 @@ def lab(tmp_path_factory):
     alone(lab.job("one", {}, 1, "lora"))
     jobs = [lab.job(name, TWO[name], 2, "lora") for name in CORE]
     jobs += [lab.resumed(f"{begin}-to-{end}", begin, TWO[end], 2, "lora") for begin, end in CHAIN]
+    for kind in OF_WHOLE_MODELS:
+        alone(lab.job(kind, {}, 1, kind))
+        jobs += [lab.job(f"{kind}-{name}", TWO[name], 2, kind) for name in WHOLE]
     launch(jobs, 2, lab.runs / "log-2")
     alone(lab.resumed("sp2-to-one", "sp2", {}, 1, "lora"))
     return lab
@@ -38,6 +43,14 @@ def test_it_leaves_the_files_of_one_process(lab, name):
     assert files(lab.output(name)) == files(lab.output("one"))
     for file in ("adapter.json", "checkpoint-2/adapter.json"):
         assert (lab.output(name) / file).read_bytes() == (lab.output("one") / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("kind", OF_WHOLE_MODELS)
+def test_ranks_with_the_whole_model_take_a_quantised_base_and_other_adapters(lab, kind, name):
+    found = distances(lab.output(kind), lab.output(f"{kind}-{name}"))
+    assert max(found.values()) < TOLERANCE, found
+    assert losses(lab.output(kind)) != losses(lab.output("one"))
 
 
 def test_losses_differ_from_step_to_step(lab):
