@@ -1,8 +1,6 @@
 """Fine-tune or pre-train: python run_finetune.py CONFIG.json [--key value ...]"""
 
-import sys
-
-from paddle_sft.cli.entry import run
+from paddle_sft.cli.entry import leave, run
 
 if __name__ == "__main__":
-    sys.exit(run("paddle_sft.cli.finetune"))
+    leave(run("paddle_sft.cli.finetune"))

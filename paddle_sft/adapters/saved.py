@@ -230,7 +230,5 @@ def require_complete(saved: SavedAdapter) -> None:
 def _no_adapter(folder: Path) -> str:
     if not folder.is_dir():
         return f"no adapter folder {folder}"
-    if (folder / "adapter_config.json").is_file() or (folder / "lora_config.json").is_file():
-        return f"{folder} is an adapter of PEFT or PaddleNLP; reading those is not available yet"
     found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "an empty folder"
-    return f"{folder} has no {ADAPTER_CONFIG} (found: {found}); name the output_dir or a checkpoint of a LoRA run"
+    return f"{folder} has no {ADAPTER_CONFIG} (found: {found}); name the output_dir or a checkpoint of an adapter's run"

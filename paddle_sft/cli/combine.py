@@ -8,8 +8,8 @@ from typing import List, Optional
 
 from paddle_sft.arguments.hub import hub_of
 from paddle_sft.arguments.load import load_combine_arguments
+from paddle_sft.cli.paddle_ready import paddle_ready
 from paddle_sft.core.atomic import disk_errors, require_writable
-from paddle_sft.core.threads import import_quietly, settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -17,17 +17,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     arguments = load_combine_arguments(sys.argv[1:] if argv is None else argv)
     output = Path(arguments.output_path)
     require_writable(output.parent)
-    settle_threads()
-    import_quietly("paddle")
-    import paddle
-
+    paddle_ready("cpu")  # the matrices are products of thin ones; what takes time is the SVD of numpy
     from paddle_sft.adapters.combine import Combination
     from paddle_sft.export.combine import write_combination
     from paddle_sft.models.remote import local_adapter, local_folder
-    from paddle_sft.train.upstream import quieten
 
-    quieten()
-    paddle.set_device("cpu")  # the matrices are products of thin ones; what takes time is the SVD of numpy
     hub, name = hub_of(arguments), arguments.model_name_or_path
     base = local_folder(name, hub, with_weights=False) if name else None
     folders = [local_adapter(path, hub) for path in arguments.lora_path]

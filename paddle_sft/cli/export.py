@@ -8,8 +8,8 @@ from typing import List, Optional
 
 from paddle_sft.arguments.hub import hub_of
 from paddle_sft.arguments.load import load_export_arguments
+from paddle_sft.cli.paddle_ready import paddle_ready
 from paddle_sft.core.atomic import disk_errors, require_writable
-from paddle_sft.core.threads import import_quietly, settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -17,16 +17,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     arguments = load_export_arguments(sys.argv[1:] if argv is None else argv)
     output = Path(arguments.output_path)
     require_writable(output.parent)
-    settle_threads()
-    import_quietly("paddle")
-    import paddle
-
+    paddle_ready("cpu")  # names and layouts: nothing is computed that a GPU would speed up
     from paddle_sft.export.peft import write_adapter_folder, write_peft_folder
     from paddle_sft.models.remote import local_adapter, local_folder
-    from paddle_sft.train.upstream import quieten
 
-    quieten()
-    paddle.set_device("cpu")  # names and layouts: nothing is computed that a GPU would speed up
     hub = hub_of(arguments)
     base = local_folder(arguments.model_name_or_path, hub, with_weights=False)
     adapter, overwrite = local_adapter(arguments.lora_path, hub), arguments.overwrite_output_dir

@@ -9,9 +9,9 @@ from typing import Any, Dict, List, Optional
 
 from paddle_sft.arguments.hub import hub_of
 from paddle_sft.arguments.load import load_generate_arguments
+from paddle_sft.cli.paddle_ready import paddle_ready
 from paddle_sft.core.atomic import require_writable
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.core.threads import import_quietly, settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -20,27 +20,21 @@ def main(argv: Optional[List[str]] = None) -> int:
     prompts = _prompts(arguments)
     if arguments.output_file:
         require_writable(Path(arguments.output_file).parent)
-    settle_threads()
-    import_quietly("paddle")
+    device = paddle_ready(arguments.device, sys.stderr)
     import paddle
 
     from paddle_sft.adapters.state import load_adapter
     from paddle_sft.cli.report import write_lines
     from paddle_sft.cli.run_quant import as_trained
     from paddle_sft.generate.generation import Sampling, generate_texts, prepare
-    from paddle_sft.models.device import choose_device, parameter_dtype
+    from paddle_sft.models.device import parameter_dtype
     from paddle_sft.models.hub import load_model
     from paddle_sft.models.quantised import schemes_of
     from paddle_sft.models.remote import local_adapter, local_folder
     from paddle_sft.models.stored_schemes import summary
     from paddle_sft.models.tokenizers import load_tokenizer
-    from paddle_sft.train.upstream import quieten
 
-    quieten()
-    device, why = choose_device(arguments.device)
-    paddle.set_device(device)
     paddle.seed(arguments.seed)
-    print(f"device: {device} ({why})", file=sys.stderr, flush=True)
     folder = local_folder(arguments.model_name_or_path, hub_of(arguments))
     adapter = local_adapter(arguments.lora_path, hub_of(arguments)) if arguments.lora_path else None
     loaded = load_model(folder, parameter_dtype(arguments.dtype, device, "", "")[0], choice=as_trained(adapter))

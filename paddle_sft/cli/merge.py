@@ -8,8 +8,8 @@ from typing import List, Optional
 
 from paddle_sft.arguments.hub import hub_of
 from paddle_sft.arguments.load import load_merge_arguments
+from paddle_sft.cli.paddle_ready import paddle_ready
 from paddle_sft.core.atomic import disk_errors, require_writable
-from paddle_sft.core.threads import import_quietly, settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -17,19 +17,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     arguments = load_merge_arguments(sys.argv[1:] if argv is None else argv)
     output = Path(arguments.output_path)
     require_writable(output.parent)
-    settle_threads()
-    import_quietly("paddle")
-    import paddle
-
+    paddle_ready(arguments.device, sys.stdout)
     from paddle_sft.export.merge import MergeJob, describe, merge
-    from paddle_sft.models.device import choose_device
     from paddle_sft.models.remote import local_adapter, local_folder
-    from paddle_sft.train.upstream import quieten
 
-    quieten()
-    device, why = choose_device(arguments.device)
-    paddle.set_device(device)
-    print(f"device: {device} ({why})", flush=True)
     job = MergeJob(
         local_folder(arguments.model_name_or_path, hub_of(arguments)),
         local_adapter(arguments.lora_path, hub_of(arguments)),

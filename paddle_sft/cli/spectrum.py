@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
 
+from paddle_sft.cli.paddle_ready import paddle_ready
 from paddle_sft.core.atomic import disk_errors, require_writable, write_json
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.core.threads import import_quietly, settle_threads
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -17,16 +17,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     given = _read(sys.argv[1:] if argv is None else argv)
     output = Path(given.output)
     require_writable(output.parent)
-    settle_threads()
-    import_quietly("paddle")
-    import paddle
-
+    paddle_ready("cpu")
     from paddle_sft.models.remote import local_folder
     from paddle_sft.train.spectrum import make_report, measure, report_lines
-    from paddle_sft.train.upstream import quieten
 
-    quieten()
-    paddle.set_device("cpu")
     folder = local_folder(given.model)
     names, matrices = _matrices(folder)
     extra = [name for name in names if any(f".{part}." in f".{name}." for part in given.extra)]

@@ -7,6 +7,10 @@ class PaddleSFTError(Exception):
     """Something the user gave can't work. The message says what was given, what is allowed, and what to do."""
 
 
+class Terminated(Exception):
+    """The run was asked to stop (SIGTERM) and has saved where it was: no fault, but not the end either."""
+
+
 class ArgumentError(PaddleSFTError):
     """A key, a value or a pair of values in the argument file or on the command line."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from paddle.distributed.fleet.base import topology
 
-from paddle_sft.cli.entry import run
+from paddle_sft.cli.entry import leave, run
 from paddle_sft.core.log import rank
 
 SECONDS = 120
@@ -45,4 +45,4 @@ def main(jobs: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    leave(main(sys.argv[1]))
