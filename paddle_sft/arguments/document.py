@@ -5,16 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Tuple, get_origin
 
 from paddle_sft.arguments.fields import Bounds, Key, listed
-from paddle_sft.arguments.keys import (
-    UPSTREAM_GROUP,
-    Catalogue,
-    combine_catalogue,
-    export_catalogue,
-    finetune_catalogue,
-    generate_catalogue,
-    merge_catalogue,
-    quantize_catalogue,
-)
+from paddle_sft.arguments.keys import COMMANDS, UPSTREAM_GROUP, Catalogue, command_catalogue, finetune_catalogue
 from paddle_sft.arguments.upstream_table import UPSTREAM, VERSION
 from paddle_sft.arguments.usage import grouped
 from paddle_sft.arguments.values import NONE, describe, members_of, show
@@ -106,15 +97,8 @@ def render_document(language: str) -> str:
     for name, item in catalogue.translations.items():
         values = ", ".join(f"`{show(value)}`" for value in (*item.meaning, *item.silent))
         lines.append(_row(f"`{name}`", values, f"`{item.target}`", _meaning(item.help, item.zh, language)))
-    others = {
-        "merge_lora_params.py": merge_catalogue(),
-        "paddle-sft generate": generate_catalogue(),
-        "paddle-sft quantize": quantize_catalogue(),
-        "paddle-sft combine": combine_catalogue(),
-        "paddle-sft export": export_catalogue(),
-    }
-    for title, other in others.items():
-        lines += ["", f"## {title}", *_tables(list(other.keys.values()), language)]
+    for command in COMMANDS:
+        lines += ["", f"## {command}", *_tables(list(command_catalogue(command).keys.values()), language)]
     lines += ["", words["upstream"].format(version=VERSION), "", words["upstream_intro"], ""]
     lines += [words["upstream_head"], "|---|---|---|---|", *_upstream_rows(catalogue, words)]
     return "\n".join(lines) + "\n"

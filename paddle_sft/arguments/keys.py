@@ -161,31 +161,17 @@ def _upstream_note(name: str) -> str:
     return "Accepted at its default only."
 
 
-@lru_cache(maxsize=None)
-def merge_catalogue() -> Catalogue:
-    """Keys of merge_lora_params.py."""
-    return _catalogue(keys_of(MergeArguments, "merge"), {})
+COMMANDS: Dict[str, Tuple[type, str]] = {
+    "merge_lora_params.py": (MergeArguments, "merge"),
+    "paddle-sft generate": (GenerateCommandArguments, "generate"),
+    "paddle-sft quantize": (QuantizeArguments, "quantize"),
+    "paddle-sft combine": (CombineArguments, "combine"),
+    "paddle-sft export": (ExportArguments, "export"),
+}
+"""The other commands with arguments of this kind -> who owns them, and their group."""
 
 
 @lru_cache(maxsize=None)
-def generate_catalogue() -> Catalogue:
-    """Keys of paddle-sft generate."""
-    return _catalogue(keys_of(GenerateCommandArguments, "generate"), {})
-
-
-@lru_cache(maxsize=None)
-def combine_catalogue() -> Catalogue:
-    """Keys of paddle-sft combine."""
-    return _catalogue(keys_of(CombineArguments, "combine"), {})
-
-
-@lru_cache(maxsize=None)
-def export_catalogue() -> Catalogue:
-    """Keys of paddle-sft export."""
-    return _catalogue(keys_of(ExportArguments, "export"), {})
-
-
-@lru_cache(maxsize=None)
-def quantize_catalogue() -> Catalogue:
-    """Keys of paddle-sft quantize."""
-    return _catalogue(keys_of(QuantizeArguments, "quantize"), {})
+def command_catalogue(command: str) -> Catalogue:
+    """Keys of one of COMMANDS."""
+    return _catalogue(keys_of(*COMMANDS[command]), {})

@@ -19,16 +19,7 @@ from paddle_sft.arguments.fields import Key
 from paddle_sft.arguments.files import SUFFIXES, read_file
 from paddle_sft.arguments.generate import GenerateArguments, GenerateCommandArguments
 from paddle_sft.arguments.hub import hub_problem
-from paddle_sft.arguments.keys import (
-    UPSTREAM_GROUP,
-    Catalogue,
-    combine_catalogue,
-    export_catalogue,
-    finetune_catalogue,
-    generate_catalogue,
-    merge_catalogue,
-    quantize_catalogue,
-)
+from paddle_sft.arguments.keys import UPSTREAM_GROUP, Catalogue, command_catalogue, finetune_catalogue
 from paddle_sft.arguments.layers import Given, layer_of_file, layer_of_words
 from paddle_sft.arguments.merge import MergeArguments
 from paddle_sft.arguments.model import ModelArguments
@@ -73,6 +64,12 @@ class _Reading:
     problems: List[str]
     broken: Set[str]
 
+    def require(self, **examples: str) -> None:
+        """Note which keys have no value; `examples`: key -> what may be written for it."""
+        for name, example in examples.items():
+            if not self.values[name] and name not in self.broken:
+                self.problems.append(f"{name} is missing; add --{name} {example}")
+
 
 def load_finetune_arguments(argv: List[str]) -> Arguments:
     """Read CONFIG.json [--key value ...] for run_finetune.py.
@@ -106,12 +103,8 @@ def load_merge_arguments(argv: List[str]) -> MergeArguments:
         ArgumentError: all that is wrong, one line each.
         SystemExit: after printing the help for --help.
     """
-    reading = _read(
-        argv, merge_catalogue(), "merge_lora_params.py --model_name_or_path M --lora_path L --output_path O"
-    )
-    for name in ("model_name_or_path", "lora_path", "output_path"):
-        if not reading.values[name] and name not in reading.broken:
-            reading.problems.append(f"{name} is missing; add --{name} FOLDER")
+    reading = _read_command(argv, "merge_lora_params.py", "--model_name_or_path M --lora_path L --output_path O")
+    reading.require(model_name_or_path="FOLDER", lora_path="FOLDER", output_path="FOLDER")
     reading.problems.extend(filter(None, [hub_problem(reading.values), _size_problem(reading)]))
     _stop_at(reading.problems)
     return MergeArguments(**reading.values)
@@ -133,13 +126,10 @@ def load_quantize_arguments(argv: List[str]) -> QuantizeArguments:
     """
     if argv and not argv[0].startswith("-") and not argv[0].endswith(SUFFIXES):
         argv = ["--model_name_or_path", *argv]
-    reading = _read(argv, quantize_catalogue(), "paddle-sft quantize MODEL --output O --weight_quantize_algo nf4")
-    needed = [("model_name_or_path", "FOLDER"), ("output_path", "FOLDER")]
+    reading = _read_command(argv, "paddle-sft quantize", "MODEL --output O --weight_quantize_algo nf4")
+    reading.require(model_name_or_path="FOLDER", output_path="FOLDER")
     if not reading.values["method"]:
-        needed.append(("weight_quantize_algo", "nf4"))
-    for name, example in needed:
-        if not reading.values[name] and name not in reading.broken:
-            reading.problems.append(f"{name} is missing; add --{name} {example}")
+        reading.require(weight_quantize_algo="nf4")
     algorithms = reading.values["weight_quantize_algo"]
     problems = [hub_problem(reading.values), _size_problem(reading), algorithm_problem(algorithms or "nf4")]
     problems.extend(calibration_problems(reading.values))
@@ -155,10 +145,8 @@ def load_export_arguments(argv: List[str]) -> ExportArguments:
         ArgumentError: all that is wrong, one line each.
         SystemExit: after printing the help for --help.
     """
-    reading = _read(argv, export_catalogue(), "paddle-sft export --model_name_or_path M --lora_path L --output_path O")
-    for name in ("model_name_or_path", "lora_path", "output_path"):
-        if not reading.values[name] and name not in reading.broken:
-            reading.problems.append(f"{name} is missing; add --{name} FOLDER")
+    reading = _read_command(argv, "paddle-sft export", "--model_name_or_path M --lora_path L --output_path O")
+    reading.require(model_name_or_path="FOLDER", lora_path="FOLDER", output_path="FOLDER")
     reading.problems.extend(filter(None, [hub_problem(reading.values)]))
     _stop_at(reading.problems)
     return ExportArguments(**reading.values)
@@ -174,10 +162,9 @@ def load_combine_arguments(argv: List[str]) -> CombineArguments:
     first = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
     if first and not argv[0].endswith(SUFFIXES):
         argv = ["--lora_path", *argv[:first], *argv[first:]]
-    reading = _read(argv, combine_catalogue(), "paddle-sft combine ADAPTER ADAPTER --weights 0.7 0.3 --output_path O")
+    reading = _read_command(argv, "paddle-sft combine", "ADAPTER ADAPTER --weights 0.7 0.3 --output_path O")
     values, broken = reading.values, reading.broken
-    if not values["output_path"] and "output_path" not in broken:
-        reading.problems.append("output_path is missing; add --output_path FOLDER")
+    reading.require(output_path="FOLDER")
     num = len(values["lora_path"] or ())
     if num < 2 and "lora_path" not in broken:
         reading.problems.append(f"a combination needs two or more adapters, {num} given; name them all")
@@ -199,23 +186,27 @@ def load_generate_arguments(argv: List[str]) -> GenerateCommandArguments:
         ArgumentError: all that is wrong, one line each.
         SystemExit: after printing the help for --help.
     """
-    reading = _read(argv, generate_catalogue(), 'paddle-sft generate --model_name_or_path M --prompt "..."')
+    reading = _read_command(argv, "paddle-sft generate", '--model_name_or_path M --prompt "..."')
     values, given = reading.values, reading.given
-    if not values["model_name_or_path"] and "model_name_or_path" not in reading.broken:
-        reading.problems.append("model_name_or_path is missing; add --model_name_or_path FOLDER")
+    reading.require(model_name_or_path="FOLDER")
     reading.problems.extend(filter(None, [hub_problem(values)]))
     if not {"prompt", "prompt_file"} & reading.broken:
         if values["prompt"] and values["prompt_file"]:
             reading.problems.append("prompt and prompt_file are both given; keep one")
         elif not values["prompt"] and not values["prompt_file"]:
             reading.problems.append('there is no prompt; add --prompt "..." or --prompt_file FILE.json')
+    defaults = command_catalogue("paddle-sft generate").keys
     for name in ("top_k", "top_p", "temperature"):
-        if name in given and not values["do_sample"] and values[name] != generate_catalogue().keys[name].default:
+        if name in given and not values["do_sample"] and values[name] != defaults[name].default:
             reading.problems.append(
                 f"{name} is {show(values[name])} but do_sample is off; add --do_sample or leave it out"
             )
     _stop_at(reading.problems)
     return GenerateCommandArguments(**values)
+
+
+def _read_command(argv: List[str], command: str, example: str) -> _Reading:
+    return _read(argv, command_catalogue(command), f"{command} {example}")
 
 
 def _read(argv: List[str], catalogue: Catalogue, command: str) -> _Reading:

@@ -5,27 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from difflib import get_close_matches
-from typing import List, Optional
+from typing import Dict, List, Optional
 
-from paddle_sft.arguments.keys import (
-    combine_catalogue,
-    export_catalogue,
-    finetune_catalogue,
-    generate_catalogue,
-    merge_catalogue,
-    quantize_catalogue,
-)
+from paddle_sft.arguments.keys import COMMANDS, Catalogue, command_catalogue, finetune_catalogue
 from paddle_sft.arguments.schema import finetune_schema
 from paddle_sft.arguments.usage import explain_key, explain_translation, usage
 
-_COMMANDS = {
-    "run_finetune.py": finetune_catalogue,
-    "merge_lora_params.py": merge_catalogue,
-    "paddle-sft quantize": quantize_catalogue,
-    "paddle-sft generate": generate_catalogue,
-    "paddle-sft combine": combine_catalogue,
-    "paddle-sft export": export_catalogue,
-}
+FIRST = "run_finetune.py"
 _USAGE = """usage: paddle-sft explain [KEY ...] | --schema
   KEY       all about a key, under any of its spellings
   --schema  the JSON Schema of an argument file
@@ -56,13 +42,16 @@ def main(argv: Optional[List[str]] = None) -> int:
     return 2 if failed else 0
 
 
+def _catalogues() -> Dict[str, Catalogue]:
+    return {FIRST: finetune_catalogue(), **{command: command_catalogue(command) for command in COMMANDS}}
+
+
 def _explain(name: str) -> List[str]:
     """What the commands say about a spelling; empty when none knows it."""
     texts = []
-    for command, catalogue_of in _COMMANDS.items():
-        catalogue = catalogue_of()
+    for command, catalogue in _catalogues().items():
         key = catalogue.find(name)
-        heading = [] if command == "run_finetune.py" else [f"In {command}:"]
+        heading = [] if command == FIRST else [f"In {command}:"]
         if key is not None:
             texts += [*heading, explain_key(key, catalogue)]
         elif name in catalogue.translations:
@@ -71,7 +60,7 @@ def _explain(name: str) -> List[str]:
 
 
 def _no_such(name: str) -> str:
-    spellings = sorted({item for catalogue_of in _COMMANDS.values() for item in catalogue_of().spellings()})
+    spellings = sorted({item for one in _catalogues().values() for item in one.spellings()})
     near = get_close_matches(name.replace("-", "_"), spellings, n=3)
     hint = f"; near names: {', '.join(near)}" if near else "; paddle-sft explain alone lists all keys"
     return f"there is no argument {name!r}{hint}"

@@ -6,7 +6,7 @@ DeepSpeed-Ulysses (Jacobs et al. 2023, https://arxiv.org/abs/2309.14509). paddle
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import paddle
 import paddle.distributed as dist
@@ -22,33 +22,25 @@ class HeadExchange:
 
     def to_heads(self, tensor: Tensor) -> Tensor:
         """[B, T / ranks, H, D] -> [B, T, H / ranks, D]."""
-        return _ToHeads.apply(tensor, self._group)
+        return _Exchanged.apply(tensor, self._group, _to_heads, _to_tokens)
 
     def to_tokens(self, tensor: Tensor) -> Tensor:
         """[B, T, H / ranks, D] -> [B, T / ranks, H, D]."""
-        return _ToTokens.apply(tensor, self._group)
+        return _Exchanged.apply(tensor, self._group, _to_tokens, _to_heads)
 
 
-class _ToHeads(PyLayer):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        return _to_heads(tensor, group)
+class _Exchanged(PyLayer):
+    """The gradient of one exchange is the other."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _to_tokens(gradient, ctx.group)
-
-
-class _ToTokens(PyLayer):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        return _to_tokens(tensor, group)
+    def forward(ctx: Any, tensor: Tensor, group: Any, exchange: Callable, back: Callable) -> Tensor:
+        ctx.back = back, group
+        return exchange(tensor, group)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _to_heads(gradient, ctx.group)
+        back, group = ctx.back
+        return back(gradient, group)
 
 
 def _to_heads(tensor: Tensor, group: Any) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paddle_sft.arguments.adapter_methods import METHODS
-from paddle_sft.arguments.keys import TRANSLATIONS, finetune_catalogue, generate_catalogue, merge_catalogue
+from paddle_sft.arguments.keys import COMMANDS, TRANSLATIONS, command_catalogue, finetune_catalogue
 from paddle_sft.arguments.values import members_of
 
 CATALOGUE = finetune_catalogue()
@@ -83,7 +83,7 @@ def test_the_other_documents_names_are_aliases(alias, name):
     assert CATALOGUE.aliases[alias] == name
 
 
-@pytest.mark.parametrize("catalogue", [CATALOGUE, merge_catalogue(), generate_catalogue()])
+@pytest.mark.parametrize("catalogue", [CATALOGUE, *map(command_catalogue, COMMANDS)])
 def test_no_spelling_leads_to_two_keys(catalogue):
     spellings = [*catalogue.keys, *(a for key in catalogue.keys.values() for a in key.aliases), *catalogue.translations]
     assert len(spellings) == len(set(spellings))
