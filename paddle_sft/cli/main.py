@@ -29,6 +29,7 @@ COMMANDS: Dict[str, Command] = {
     "export": Command("paddle_sft.cli.export", "write an adapter for PEFT, or read one of PEFT or PaddleNLP"),
     "data": Command("paddle_sft.cli.data", "check the data of a run, or show its samples: data check CONFIG.json"),
     "launch": Command("paddle_sft.cli.launch", "start several ranks: launch --gpus 0-7 run_finetune.py CONFIG.json"),
+    "plan": Command("paddle_sft.cli.plan", "say what a run needs and how to split it: plan CONFIG --devices 8x80GB"),
     "explain": Command("paddle_sft.cli.explain", "say what an argument means: explain lora_rank"),
     "doctor": Command("paddle_sft.cli.doctor", "check this installation, or a model folder: doctor --model DIR"),
 }

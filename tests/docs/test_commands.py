@@ -32,7 +32,7 @@ IN_CI = ("make test", "make quickstart", "make parity", "make parallel")
 TAKES_AN_HOUR = ("make bench",)
 """The page runs a small one beside it."""
 
-AS_MAKE_DOES = ("pip install -e '.[cpu]'", "pip install -e .")
+AS_MAKE_DOES = ("pip install -e '.[cpu]'", "pip install -e '.[cpu,elastic]'", "pip install -e .")
 """`make test` installs in this way, with more extras."""
 
 _RUN = "run_finetune.py ./config/llama/lora_argument.json"
@@ -48,8 +48,8 @@ SCRIPTS = {"run_finetune.py": "paddle_sft.cli.finetune", "merge_lora_params.py":
 ONCE = ("paddle-sft doctor", "paddle-sft launch --nproc")
 """Beginnings of commands that start other processes: run on the first page that has them."""
 
-MAY_FIND = ("paddle-sft doctor", "paddle-sft data check my_dirty")
-"""Beginnings of commands that end with 1 when the machine, or the data of their example, has something to mend."""
+MAY_FIND = ("paddle-sft doctor", "paddle-sft data check my_dirty", "paddle-sft plan config/plan/llama3_70b_sft")
+"""Beginnings of commands that end with 1 when the machine, or what their example gives them, has something to mend."""
 
 RUN_PAGES = [name for name in BY_NAME if not name.endswith("_zh.md")]
 
