@@ -32,6 +32,7 @@ def attach(model: nn.Layer, method: str, config: Any, targets: Targets, name: st
     wrap(model, method, config, {path: linears[path] for path in config.target_modules}, name)
     for layer in adapted_linears(model, name).values():
         layer.updates[name].start(layer.base)
+    keep_parts(model, name)
     if name in model_updates(model):
         model_updates(model)[name].start(model)
     return config
@@ -52,12 +53,22 @@ def wrap(model: nn.Layer, method: str, config: Any, layers: Dict[str, nn.Layer],
         update = _layer_class(model, method, layer)(rows, columns, config.for_path(path), compute_dtype(layer))
         if is_elsewhere(layer):
             continue  # its first values were drawn all the same: the others' are those of one process
-        if low_rank_of(layer) is not None:
-            update.split(low_rank_of(layer))
         _adapted(model, path).updates[name] = update
     if ADAPTERS[method].model is not None:
         _put_on_model(model, method, config, name)
     activate(model, name)
+
+
+def keep_parts(model: nn.Layer, name: str) -> None:
+    """Where ranks have parts of the layers, let each keep what goes with them of an adapter that has its values.
+
+    Raises:
+        ArgumentError: a layer on which the method can't be split.
+    """
+    for layer in adapted_linears(model, name).values():
+        low_rank = low_rank_of(layer.base)
+        if low_rank is not None:
+            layer.updates[name].split(low_rank)
 
 
 def _layer_class(model: nn.Layer, method: str, layer: nn.Layer) -> Any:
@@ -69,6 +80,11 @@ def _layer_class(model: nn.Layer, method: str, layer: nn.Layer) -> Any:
     one = ADAPTERS[method]
     if not isinstance(layer, nn.Embedding):
         return one.layer
+    if hasattr(model, "share"):
+        raise ArgumentError(
+            "lora_target_modules names the embedding, and no update of it goes with a model that is split over ranks "
+            "yet; leave it out, or use data parallelism or sharding stage1 or stage2"
+        )
     if one.embedding is None:
         able = ", ".join(name for name, other in ADAPTERS.items() if other.embedding)
         raise ArgumentError(
@@ -210,9 +226,16 @@ def facts_of(model: nn.Layer) -> ModelFacts:
     heads, layers = _first(config, "num_attention_heads", "n_head"), _first(config, "num_hidden_layers", "n_layer")
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     groups = getattr(config, "num_key_value_heads", None) or heads
-    width = int(model.get_input_embeddings().weight.shape[-1])
+    width = _embedding_width(model)
     width = 0 if width == config.hidden_size else width
     return ModelFacts(*(int(n) for n in (config.hidden_size, layers, heads, groups, size, config.vocab_size, width)))
+
+
+def _embedding_width(model: nn.Layer) -> int:
+    """Numbers of a word vector, wherever the vectors are."""
+    if hasattr(model, "whole_shapes"):
+        return model.whole_shapes[model.embedding_name][-1]
+    return int(model.get_input_embeddings().weight.shape[-1])
 
 
 def _first(config: Any, *names: str) -> int:

@@ -13,10 +13,16 @@ from paddle import Tensor, nn
 
 from paddle_sft.adapters.targets import Targets, choose_targets
 from paddle_sft.models.fast import fused_linears, is_hooked, parts_of
+from paddle_sft.models.split import keep_part
 from paddle_sft.operators.linear import LinearParts
 
 DEFAULT_NAME = "default"
 """Name of an adapter where only one is there."""
+WITH_WHOLE_LAYERS = ("pipeline", "sep", "stage3")
+"""Ways to split a model in which a layer that computes is whole (`Family.splits`): what a method does to a layer alone
+goes with all of them."""
+EVERY_SPLIT = ("tensor", "sequence", *WITH_WHOLE_LAYERS)
+"""The same, and those in which each rank has a part of a layer."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,11 @@ class Update(nn.Layer):
     """Whether the layer computes what its base does until the first step."""
     why_not_merge = ""
     """Why no weight matrix can stand for the adapted layer, and what to do instead; empty where one can."""
-    splits = False
-    """Whether it goes into a model of which each rank has a share. Each class says it of itself: not inherited."""
+    splits: Tuple[str, ...] = ()
+    """How a model may be split over ranks under it (`Family.splits` has the words). Each class says it of itself: not
+    inherited."""
+    why_not_split = ""
+    """Why it doesn't go into a model that is split in another way."""
     low_rank: Any = None
     """Beside such a layer: how it is split (models.linears: `LowRank`)."""
 
@@ -71,7 +80,22 @@ class Update(nn.Layer):
         trained adapter is loaded; the base is not changed."""
 
     def split(self, low_rank: Any) -> None:
-        """Keep this rank's part of the parameters, which have their first values. Only where `splits`."""
+        """Keep this rank's part of what is there with its values, beside a layer that is split so."""
+        self.low_rank = low_rank
+        axes = self.split_axes(low_rank)
+        for name, axis in axes.items():
+            keep_part(self, name, low_rank.part(getattr(self, name).shape, axis))
+        for name, parameter in self.named_parameters():
+            if low_rank.of_tokens and name not in axes:
+                parameter.sequence_parallel = True  # it sees some tokens: its gradients are to be added up
+
+    def split_axes(self, low_rank: Any) -> Dict[str, int]:
+        """Parameters and buffers of which a rank keeps what goes along its part of the layer -> their axis; every rank
+        has all of the others. Only where `splits` says tensor.
+
+        Raises:
+            ArgumentError: a layer on which it can't be split.
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor, base: nn.Layer) -> Tensor:
@@ -145,6 +169,10 @@ class ModelUpdate(nn.Layer):
     starts_at_zero = False
     why_not_merge = ""
     """Why it can't be merged, and what to do instead."""
+    splits: Tuple[str, ...] = ()
+    """How a model may be split over ranks under it. Each class says it of itself: not inherited."""
+    why_not_split = ""
+    """Why it doesn't go into a model that is split in another way."""
     stands_alone = False
     """Whether no two such adapters can take part together."""
 

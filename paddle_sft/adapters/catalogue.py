@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Type
+from typing import Dict, Optional, Tuple, Type
 
 from paddle_sft.adapters.adalora.budget import AdaLoRABudget
 from paddle_sft.adapters.adalora.config import AdaLoRAConfig
@@ -53,6 +53,18 @@ class Method:
     def why_not_merge(self) -> str:
         """The reason, where an adapter of this method can't be merged."""
         return next((part.why_not_merge for part in (self.layer, self.model) if part and part.why_not_merge), "")
+
+    @property
+    def splits(self) -> Tuple[str, ...]:
+        """How a model may be split over ranks under it (`Family.splits` has the words): as all of its parts say of
+        themselves. What a variant adds need not split as its parent does."""
+        of_parts = [vars(part).get("splits", ()) for part in (self.layer, self.model) if part]
+        return tuple(kind for kind in of_parts[0] if all(kind in of_part for of_part in of_parts))
+
+    @property
+    def why_not_split(self) -> str:
+        """The reason, where it doesn't go with every way."""
+        return next((part.why_not_split for part in (self.layer, self.model) if part and part.why_not_split), "")
 
 
 ADAPTERS: Dict[str, Method] = {

@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 
 from paddle_sft.adapters.arrays import Arrays
-from paddle_sft.adapters.attach import base_layers, facts_of, whole_parameters, wrap
+from paddle_sft.adapters.attach import base_layers, facts_of, keep_parts, whole_parameters, wrap
 from paddle_sft.adapters.base import DEFAULT_NAME, adapted_linears, model_updates
 from paddle_sft.adapters.fingerprint import fingerprint_of
 from paddle_sft.adapters.foreign import foreign_reader
@@ -185,6 +185,7 @@ def load_adapter(
         train_rows(model)
     wrap(model, saved.method, saved.config, {path: layers[path] for path in saved.shapes}, adapter)
     fill_adapter(model, saved, adapter)
+    keep_parts(model, adapter)
     extend(model, saved.scaled_positions or {})
     return saved
 

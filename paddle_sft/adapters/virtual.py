@@ -30,6 +30,7 @@ class VirtualUpdate(ModelUpdate, VirtualTokens):
 
     in_rows = True
     stands_alone = True
+    why_not_split = "its virtual tokens stand before every sample of whole rows, in a model that is all here"
 
     def __init__(self, facts: ModelFacts, config: Any, dtype: str) -> None:
         super().__init__(facts, config, dtype)

@@ -18,6 +18,11 @@ def sharding_stage(value: object) -> int:
     return max((STAGES.get(word, 0) for word in words.replace(",", " ").split()), default=0)
 
 
+def offloads(value: object) -> bool:
+    """Whether `sharding` asks for the optimizer's state in host memory."""
+    return "offload" in str(value or "").replace(",", " ").split()
+
+
 def check_parallel(draft: Draft) -> Iterator[Problem]:
     """Degrees that need one another, and what can't be combined."""
     yield from _check_sharding(draft)
@@ -47,12 +52,8 @@ def _check_sharding(draft: Draft) -> Iterator[Problem]:
     if unknown or len([word for word in words if word in STAGES]) > 1:
         yield ("sharding",), f"sharding is {show(value)}; allowed: stage1, stage2, stage3, true (stage1), or empty"
         return
-    if "offload" in words:
-        yield (
-            ("sharding",),
-            "sharding offload is not available yet: paddlenlp 3.0.0b4 accepts the word and ignores it; leave it out, "
-            "and use recompute or lora to save memory",
-        )
+    if offloads(value) and not sharding_stage(value):
+        yield ("sharding",), f"sharding is {show(value)}: offload needs a stage; write stage1 offload, or another stage"
     stage, degree = sharding_stage(value), draft["sharding_parallel_degree"]
     if stage == 0 and degree > 1:
         yield (
@@ -82,10 +83,12 @@ def _check_later_stages(draft: Draft, stage: int) -> Iterator[Problem]:
         yield ("stage", "sharding"), f"stage classification does not go with sharding stage{stage} yet; use stage1"
     if stage < 3:
         return
-    for key in ("do_predict", "weight_quantize_algo", "qat"):
+    for key in ("do_predict", "qat"):
         if draft[key]:
             why = "no rank has whole matrices; use stage2"
             yield (key, "sharding"), f"{key} does not go with sharding stage3 yet: {why}"
+    if draft["weight_quantize_algo"]:
+        draft.note("sharding", "stage3 shares out the floats of a quantised base; every rank keeps all of its codes")
     if draft["recompute"]:
         draft.note("recompute", "holds anyway: sharding stage3 computes every layer once more in the backward pass")
 
@@ -101,12 +104,18 @@ def _check_split(draft: Draft, name: str) -> Iterator[Problem]:
     if draft["fp16"]:
         yield ("fp16", name), f"fp16 does not go with {degree} yet: {_SCALER}; use bf16"
     if name == "tensor_parallel_degree":
+        if draft["weight_quantize_algo"]:
+            why = "the codes of a layer are not cut; use data, sep or pipeline parallelism, or leave it out"
+            yield ("weight_quantize_algo", name), f"weight_quantize_algo does not go with {degree} yet: {why}"
         if draft["optim"] == "adafactor":
             why = "it keeps means over rows and columns of whole matrices; use adamw"
             yield ("optim", name), f"optim adafactor does not go with {degree}: {why}"
         if draft["lora_dropout"]:
             why = "ranks would drop other inputs than one process; leave it out"
             yield ("lora_dropout", name), f"lora_dropout {draft['lora_dropout']:g} does not go with {degree} yet: {why}"
+    if name == "pipeline_parallel_degree" and draft["pissa_niter"]:
+        why = "its random start would differ from stage to stage; leave it out for the exact decomposition"
+        yield ("pissa_niter", name), f"pissa_niter does not go with {degree}: {why}"
     if name == "pipeline_parallel_degree" and draft["recompute"] and draft["recompute_granularity"] != "full":
         yield (
             ("recompute_granularity", name),
@@ -118,11 +127,8 @@ _REFUSED: Tuple[Tuple[str, str], ...] = (
     ("do_predict", "answers are written by one rank; train, then run generate on the result"),
     ("neftune", "the noise would differ from rank to rank; leave it out"),
     ("new_special_tokens", "the vocabulary grows in one process; add the tokens first, in a run of one rank"),
-    (
-        "weight_quantize_algo",
-        "every rank holds a quantised base whole; use data parallelism or sharding, or leave it out",
-    ),
     ("qat", "its scales are measured on whole layers; use data parallelism or sharding"),
+    ("lora_modules_to_save", "what an adapter trains is on every rank, or split with a layer; leave it out"),
     ("lora_path", "nobody compared it; a run that was saved at one layout may be resumed at another"),
     ("freeze", "nobody compared it; use data parallelism or sharding"),
     ("spectrum_top", "it looks at whole matrices; use data parallelism or sharding"),

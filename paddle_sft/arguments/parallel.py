@@ -10,6 +10,11 @@ from paddle_sft.arguments.fields import Bounds, Checked, NotYet, argument
 _DATA_PARALLEL = NotYet(
     "every device holds the whole model (data parallel); LoRA and recompute save memory.", off=(1, 0)
 )
+_INTERLEAVED = NotYet(
+    "Paddle 3.3.1 interleaves from three stages and, in every step, twice as many micro-batches on; use "
+    "pipeline_parallel_degree with more gradient_accumulation_steps, which leaves a pipeline as little idle.",
+    off=(1, 0),
+)
 _DEGREE = Bounds(minimum=0, also=(-1,))
 _CONFIG = NotYet("it belongs to a kind of parallelism that is not available.", off=(None,))
 _SWITCH = NotYet("it belongs to a kind of parallelism that is not available.")
@@ -27,8 +32,9 @@ class ParallelArguments(Checked):
     )
     sharding: Union[bool, str, None] = argument(
         "",
-        "stage1, stage2 or stage3: devices with different rows share out optimizer state, gradients, weights.",
-        "stage1、stage2、stage3：数据不同的设备依次分担优化器状态、梯度、权重。",
+        "stage1, stage2 or stage3: devices with different rows share out optimizer state, gradients, weights; with "
+        "offload beside it the state is in the machine's memory.",
+        "stage1、stage2、stage3：数据不同的设备依次分担优化器状态、梯度、权重；再加 offload 时优化器状态放在主机内存。",
         rows=(3, 84, 124),
     )
     sharding_parallel_degree: int = argument(
@@ -50,7 +56,7 @@ class ParallelArguments(Checked):
         -1, "Devices that share one expert.", "共同计算一个专家的设备数。", not_yet=_DATA_PARALLEL
     )
     virtual_pp_degree: int = argument(
-        1, "Parts of the stack on one pipeline device.", "一个流水设备上的层段数。", not_yet=_DATA_PARALLEL
+        1, "Parts of the stack on one pipeline device.", "一个流水设备上的层段数。", not_yet=_INTERLEAVED
     )
     sequence_parallel: bool = argument(
         False, "Split activations beside tensor parallel.", "随张量并行切分激活。", rows=(6,)

@@ -70,6 +70,13 @@ class TrainArguments(Checked):
     gradient_accumulation_steps: int = argument(
         1, "Forward passes for one optimizer step.", "每次优化器更新的前向次数。", bounds=POSITIVE, rows=(73, 158)
     )
+    global_batch_size: Optional[int] = argument(
+        None,
+        "Samples of one optimizer step over all ranks, in place of gradient_accumulation_steps, which follows from it: "
+        "for runs whose number of ranks may change.",
+        "所有进程一次优化器更新的样本数，代替 gradient_accumulation_steps（由它推出）：用于进程数可能变化的训练。",
+        bounds=POSITIVE,
+    )
     num_train_epochs: float = argument(
         3.0,
         "Times the data set is seen; may be a fraction.",
@@ -125,6 +132,13 @@ class TrainArguments(Checked):
         "Steps in a row that nonfinite_step skip may skip; one more ends the run.",
         "nonfinite_step 为 skip 时允许连续跳过的步数；再多一步则结束运行。",
         bounds=POSITIVE,
+    )
+    hang_timeout: int = argument(
+        1800,
+        "Seconds without progress on any rank after which the run ends with exit code 124 and the name of the rank "
+        "that holds it up; saving may take longer. 0: never.",
+        "所有进程都没有进展达到此秒数后，运行以退出码 124 结束并指出卡住的进程；保存可以更久。0：从不。",
+        bounds=NOT_NEGATIVE,
     )
     lr_scheduler_type: str = argument(
         "linear",
@@ -237,6 +251,11 @@ class TrainArguments(Checked):
         "保留的检查点数；null 保留全部。",
         bounds=POSITIVE,
         rows=(123,),
+    )
+    use_async_save: bool = argument(
+        False,
+        "Copy a checkpoint to memory and write it while training goes on; needs memory for one on the first rank.",
+        "先把检查点复制到内存，边训练边写盘；首个进程需要能放下一个检查点的内存。",
     )
     load_best_model_at_end: bool = argument(
         False, "The result is the best checkpoint, not the last.", "结果取最好的检查点，而不是最后的。"

@@ -121,7 +121,7 @@ UPSTREAM: Dict[str, UpstreamKey] = {
     "skip_memory_metrics": UpstreamKey(bool, True, "refused"),
     "flatten_param_grads": UpstreamKey(Optional[bool], False, "refused"),
     "lazy_data_processing": UpstreamKey(Optional[bool], True, "refused"),
-    "use_async_save": UpstreamKey(Optional[bool], False, "refused"),
+    "use_async_save": UpstreamKey(Optional[bool], False, "ours"),
     "ordered_save_group_size": UpstreamKey(int, 0, "refused"),
     "metrics_output_path": UpstreamKey(Optional[str], None, "refused"),
     "skip_profile_timer": UpstreamKey(Optional[bool], True, "refused"),

@@ -41,21 +41,45 @@ class Scoring:
         return F.dropout(weights, self.dropout) if self.dropout else weights
 
 
+class Wanted:
+    """The tokens of rows [B, T] that alone are asked for, by their numbers among all B * T, which ascend."""
+
+    def __init__(self, places: np.ndarray) -> None:
+        self.places = places.astype(np.int64)
+        """[N]"""
+        self._places = paddle.to_tensor(self.places)
+
+    def take(self, everything: Tensor) -> Tensor:
+        """[B, T, ...] -> [1, N, ...]."""
+        return paddle.gather(everything.reshape([-1, *everything.shape[2:]]), self._places).unsqueeze(0)
+
+
 def segment_attention(
-    query: Tensor, key: Tensor, value: Tensor, segment_lengths: Sequence[Sequence[Segment]], scoring: Scoring
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segment_lengths: Sequence[Sequence[Segment]],
+    scoring: Scoring,
+    wanted: Optional[Wanted] = None,
 ) -> Tensor:
     """softmax(scale * Q K^T + bias) V inside every segment, causally.
 
-    Shapes: query [B, T, H, D], key and value [B, T, G, D] with G dividing H (grouped-query heads) -> [B, T, H, D].
+    Shapes: query [B, T, H, D], key and value [B, T, G, D] with G dividing H (grouped-query heads) -> [B, T, H, D], or
+    [1, N, H, D] of what is wanted.
 
     Args:
         segment_lengths: for each row the lengths of its segments, which add up to T; what fills a row is a segment too.
             A segment may be [prompt, answer, answer, ...]: the answers see the prompt, and none another.
+        wanted: the tokens whose attention is asked for; None: all.
     """
     shared = any(shares_prefix(row) for row in segment_lengths)
     if not shared and not beyond_kernels(scoring) and not scoring.dropout and is_compiled_for(query):
-        return SegmentAttention.apply(query, key, value, starts_of(segment_lengths), scoring.window, scoring.scale)
-    return composed_attention(query, key, value, segment_lengths, scoring)
+        rows = (starts_of(segment_lengths), scoring.window, scoring.scale)
+        if wanted is None:
+            return SegmentAttention.apply(query, key, value, *rows)
+        return SegmentAttention.apply(wanted.take(query), key, value, *rows, wanted.places)
+    mixed = composed_attention(query, key, value, segment_lengths, scoring)
+    return mixed if wanted is None else wanted.take(mixed)
 
 
 def beyond_kernels(scoring: Scoring) -> str:

@@ -10,18 +10,22 @@ from typing import Any, Dict, List, Mapping, Optional
 from paddle_sft.arguments.load import Arguments, load_finetune_arguments
 from paddle_sft.core.atomic import disk_errors, require_writable, write_json
 from paddle_sft.core.log import num_ranks, rank
+from paddle_sft.core.parent import die_with_parent, is_launched
 from paddle_sft.core.threads import import_quietly, settle_threads
+from paddle_sft.parallel.lost import after_the_lost
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the stage that the arguments describe; returns 0. What a user can mend is raised, and cli.entry prints it."""
+    if num_ranks() > 1 and is_launched():  # ranks started by hand may outlive their shell
+        die_with_parent()
     arguments = load_finetune_arguments(sys.argv[1:] if argv is None else argv)
     require_writable(Path(arguments.train.output_dir))
     settle_threads()
     import_quietly("paddle")
     from paddle_sft.cli.wiring import Run  # imports paddle: only after every argument is known to be right
 
-    with disk_errors(Path(arguments.train.output_dir)):
+    with after_the_lost(), disk_errors(Path(arguments.train.output_dir)):
         run = Run(arguments)
         run.show_plan()
         if arguments.train.do_train:
@@ -58,6 +62,6 @@ def _without_secrets(values: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from paddle_sft.cli.entry import run
+    from paddle_sft.cli.entry import leave, run
 
-    sys.exit(run("paddle_sft.cli.finetune"))
+    leave(run("paddle_sft.cli.finetune"))

@@ -10,6 +10,7 @@ import numpy as np
 
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.arguments.mixing import Mixing, SourceMix, StageSpec, names_of, read_mixing, read_stages
+from paddle_sft.arguments.train import TrainArguments
 from paddle_sft.cli.run_parallel import layout_of
 from paddle_sft.core.errors import ArgumentError
 from paddle_sft.core.records import Sample
@@ -97,9 +98,33 @@ def feed_settings(arguments: Arguments, before_sample: int = 0) -> FeedSettings:
     data, train = arguments.data, arguments.train
     drop_last = bool(arguments.upstream.get("dataloader_drop_last", False))
     ranks = layout_of(arguments.parallel).data_ranks
-    shape = StepShape(train.per_device_train_batch_size, train.gradient_accumulation_steps, ranks, drop_last)
+    shape = StepShape(train.per_device_train_batch_size, accumulation(train, ranks), ranks, drop_last)
     capacity = data.max_length + before_sample
     return FeedSettings(shape, train.seed, train.shuffle, data.packing, capacity, before_sample, train.max_steps)
+
+
+def accumulation(train: TrainArguments, ranks: int) -> int:
+    """Forward passes of an optimizer step on each of so many ranks that see different rows.
+
+    Raises:
+        ArgumentError: global_batch_size can't be cut into them.
+    """
+    whole, rows = train.global_batch_size, train.per_device_train_batch_size
+    if whole is None:
+        return train.gradient_accumulation_steps
+    if train.gradient_accumulation_steps > 1:
+        raise ArgumentError(
+            f"gradient_accumulation_steps {train.gradient_accumulation_steps} and global_batch_size {whole} were both "
+            "given; the first follows from the second: leave it out"
+        )
+    if whole % (rows * ranks):
+        fitting = [size for size in range(rows, 0, -1) if whole % (size * ranks) == 0]
+        advice = f"per_device_train_batch_size {fitting[0]} does" if fitting else f"choose a multiple of {ranks}"
+        raise ArgumentError(
+            f"global_batch_size {whole} is no multiple of {rows * ranks} (per_device_train_batch_size {rows} x {ranks} "
+            f"rank(s) that see different rows); {advice}"
+        )
+    return whole // (rows * ranks)
 
 
 def _only_stage(arguments: Arguments) -> StageSpec:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
-from paddle_sft.adapters.catalogue import ADAPTERS, Method
+from paddle_sft.adapters.catalogue import ADAPTERS
 from paddle_sft.adapters.fingerprint import fingerprint, places
 from paddle_sft.arguments.check_parallel import sharding_stage
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.arguments.parallel import ParallelArguments
-from paddle_sft.core.errors import ArgumentError
+from paddle_sft.core.errors import ArgumentError, DataError, ModelError, PaddleSFTError
 from paddle_sft.core.log import num_ranks
 from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.linears import find_linears, is_elsewhere
+from paddle_sft.models.quantised import schemes_of
 from paddle_sft.models.split import Share, part_of
+from paddle_sft.parallel.agree import agree
 from paddle_sft.parallel.groups import Groups, gather_objects, start
 from paddle_sft.parallel.heads import HeadExchange
 from paddle_sft.parallel.topology import KEYS, Layout, Sizes, layer_ranges, make_layout, require_fitting
@@ -37,21 +39,47 @@ def layout_of(arguments: ParallelArguments) -> Layout:
     )
 
 
-def start_ranks(arguments: Arguments, config: Dict[str, Any], report: Report) -> Optional[Groups]:
+def start_ranks(arguments: Arguments, read_config: Callable[[], Dict[str, Any]], report: Report) -> Optional[Groups]:
     """Let the ranks find each other; None where there is one.
 
     Args:
-        config: the model's config.json.
+        read_config: gives the model's config.json.
 
     Raises:
         ArgumentError: a layout that these ranks, or this model, can't have.
+        ModelError: the model is not there, on the machine of any rank.
     """
     layout = layout_of(arguments.parallel)
-    require_layout(layout, config, arguments.adapter)
-    if layout.ranks == 1:
-        return None
-    report.add("device", "layout", layout.text(), f"{layout.data_ranks} see different rows")
-    return start(layout)
+    failure: Optional[PaddleSFTError] = None
+    try:
+        require_layout(layout, read_config(), arguments.adapter)
+    except ModelError as error:  # perhaps on this machine alone: the other ranks have to hear of it
+        failure = error
+    groups = None if layout.ranks == 1 else start(layout)
+    agree(groups, failure)
+    if groups is not None:
+        report.add("device", "layout", layout.text(), f"{layout.data_ranks} see different rows")
+    return groups
+
+
+def require_same_samples(groups: Optional[Groups], feed: Any) -> None:
+    """
+    Args:
+        feed: of the training samples, or None.
+
+    Raises:
+        DataError: the machines have different data files, or cut them into other samples.
+    """
+    if groups is None or feed is None:
+        return
+    found = gather_objects(feed.describe(), groups.world)
+    other = [rank for rank, one in enumerate(found) if one != found[0]]
+    if other:
+        keys = [key for key in found[0] if found[other[0]].get(key) != found[0][key]]
+        raise DataError(
+            f"rank {other[0]} trains on other samples than rank 0 (they differ in {', '.join(keys)}); give all "
+            "machines the same data files and the same tokenizer"
+        )
 
 
 def require_layout(layout: Layout, config: Dict[str, Any], adapter: Any) -> None:
@@ -74,17 +102,13 @@ def require_layout(layout: Layout, config: Dict[str, Any], adapter: Any) -> None
         return
     require_fitting(layout, Sizes.of({**FAMILIES[family].defaults(), **config}))
     method = ADAPTERS[adapter.adapter] if adapter.adapter else None
-    if method is not None and not _splits(method):
-        able = [name for name, one in ADAPTERS.items() if _splits(one)]
+    missing = [] if method is None else [kind for kind in kinds if kind not in method.splits]
+    if missing:
+        able = [name for name, one in ADAPTERS.items() if all(kind in one.splits for kind in kinds)]
         raise ArgumentError(
-            f"adapter {adapter.adapter} does not go with {', '.join(KINDS[kind] for kind in kinds)} yet; what does: "
-            f"{', '.join(able)}. Data parallelism and sharding work with every adapter"
+            f"adapter {adapter.adapter} does not go with {', '.join(KINDS[kind] for kind in missing)}: "
+            f"{method.why_not_split}. Adapters that do: {', '.join(able)}"
         )
-
-
-def _splits(method: Method) -> bool:
-    """A method says it of itself: what a variant adds need not split as its parent does."""
-    return method.layer is not None and method.model is None and bool(vars(method.layer).get("splits"))
 
 
 KINDS = {
@@ -127,6 +151,9 @@ def share_of(groups: Optional[Groups], config: Dict[str, Any]) -> Optional[Share
 def sign_base(model: Any, groups: Optional[Groups]) -> None:
     """Put the fingerprint of the whole base where adapters look for it, if this rank holds a share of it."""
     if groups is None or not hasattr(model, "share"):
+        return
+    if schemes_of(model):
+        model.base_fingerprint = ""  # of codes there is none, in one process either
         return
     linears = find_linears(model)
     shapes = {path: layer.whole_size for path, layer in linears.items()}

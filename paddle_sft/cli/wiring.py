@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional
 
 import paddle
 
+from paddle_sft.arguments.check_parallel import offloads
 from paddle_sft.arguments.hub import hub_of
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.cli.finetune import resolved, write_results
@@ -25,7 +26,14 @@ from paddle_sft.cli.run_data import (
     stream_lines,
     weights_of,
 )
-from paddle_sft.cli.run_parallel import describe_share, join_heads, share_of, sign_base, start_ranks
+from paddle_sft.cli.run_parallel import (
+    describe_share,
+    join_heads,
+    require_same_samples,
+    share_of,
+    sign_base,
+    start_ranks,
+)
 from paddle_sft.cli.run_quant import choice_of, describe_base, with_awareness
 from paddle_sft.cli.run_step import longer_context, say_attention
 from paddle_sft.cli.run_tokens import RunTokens, tokenizer_of_adapter, vocab_size_with
@@ -51,13 +59,15 @@ from paddle_sft.models.long_context import extend, longest_text
 from paddle_sft.models.remote import local_folder
 from paddle_sft.models.tokenizers import fill_token, load_tokenizer, require_known_ids
 from paddle_sft.operators.build import describe_operators
+from paddle_sft.parallel.agree import together
 from paddle_sft.parallel.groups import Groups
 from paddle_sft.stages.catalogue import STAGES
-from paddle_sft.train.checkpoint import find_resume, remove_reports
+from paddle_sft.train.checkpoint import find_resume, remove_reports, writing_results
 from paddle_sft.train.feed import Feed
 from paddle_sft.train.loss_plot import plot_loss
 from paddle_sft.train.noise import add_embedding_noise, let_gradients_reach_the_first_layer
 from paddle_sft.train.saving import Part, save
+from paddle_sft.train.storage import Storage
 from paddle_sft.train.stream_feed import StreamFeed
 from paddle_sft.train.team import Team
 from paddle_sft.train.trainer import RunData, SFTTrainer
@@ -75,8 +85,11 @@ class Run:
         self.output_dir = Path(arguments.train.output_dir)
         self.report = Report(arguments)
         self.stage = choose("stage", arguments.train.stage, STAGES)
-        self.resume_from = self._find_resume()
         self.args = self._precision()
+        self.storage = Storage(self.groups, self.output_dir)
+        if not self.storage.is_shared:
+            self.report.add("device", "output_dir", *self.storage.text())
+        self.resume_from = self._find_resume()
         self.room = find_room(arguments.adapter, self._adapter_folder())
         self.arguments = leave_room(arguments, self.room, self.report)
         self.tokens = RunTokens(
@@ -86,6 +99,7 @@ class Run:
         self.tokenizer = load_tokenizer(self.tokenizer_folder)
         self.train_set = self._samples("train") if arguments.train.do_train and not arguments.data.lazy else None
         self.feed = self._feed()
+        require_same_samples(self.groups, self.feed)
         self.dev_set = self._samples("dev") if self._needs_dev() else None
         # read now: what can't be asked is found out before training
         self.asked = self._questions() if arguments.train.do_predict else []
@@ -106,7 +120,7 @@ class Run:
             return None
         if train.overwrite_output_dir and not train.resume_from_checkpoint:
             return None  # what is there goes when training begins: until then anything may be refused
-        return find_resume(self.output_dir, train.resume_from_checkpoint, train.overwrite_output_dir)
+        return self.storage.find_resume(train.resume_from_checkpoint, train.overwrite_output_dir)
 
     def _precision(self) -> Any:
         train = self.train_arguments
@@ -130,8 +144,9 @@ class Run:
     def _ranks(self) -> Optional[Groups]:
         model = self.arguments.model
         name = model.model_name_or_path
-        place = local_folder(name, hub_of(model), with_weights=False) if name else Path(model.config_name)
-        return start_ranks(self.arguments, read_config(place), self.report)
+        find = lambda: local_folder(name, hub_of(model), with_weights=False)  # noqa: E731
+        read = lambda: read_config(find() if name else Path(model.config_name))  # noqa: E731
+        return start_ranks(self.arguments, read, self.report)
 
     # ---- model and data ----------------------------------------------------------------------------------------
 
@@ -206,7 +221,7 @@ class Run:
         config = read_config(folder or Path(model.config_name))
         changes = longer_context(model, config, str(folder or model.config_name), self.report)
         self._check_ids({**config, **changes})
-        loaded = self._load(folder, config)
+        loaded = together(self.groups, lambda: self._load(folder, config))
         sign_base(loaded.model, self.groups)
         join_heads(loaded.model, self.groups)
         describe_share(self.report, self.groups, loaded.model)
@@ -294,7 +309,11 @@ class Run:
         dev = split_dev(self.dev_set.samples, self.arguments.data) if self.dev_set else {}
         if self.dev_set and train.load_best_model_at_end:
             require_metric(train.metric_for_best_model, dev)
-        data = RunData(self.feed, dev, fill_token(self.tokenizer), self.pose, Team(self.groups, network))
+        team, offload = Team(self.groups, network), offloads(self.arguments.parallel.sharding)
+        if offload:
+            why = "sharding offload: its update is computed there, by the CPU"
+            self.report.add("training", "optimizer state", "in the memory of the host", why)
+        data = RunData(self.feed, dev, fill_token(self.tokenizer), self.pose, team, offload, self.storage)
         return SFTTrainer(network, self.stage, self.args, train, self.weights, data)
 
     def show_plan(self) -> None:
@@ -307,12 +326,17 @@ class Run:
 
     def train(self) -> None:
         """Train, save the result at the top of output_dir, evaluate once more if asked to."""
-        afresh = self.train_arguments.overwrite_output_dir and self.resume_from is None and rank() == 0
+        afresh = self.train_arguments.overwrite_output_dir and self.resume_from is None and self.storage.leads
         if afresh:
             find_resume(self.output_dir, None, overwrite=True)  # removes the checkpoints
         metrics = self.trainer.train(self.resume_from)
         if afresh:
             remove_reports(self.output_dir)
+        with writing_results(self.output_dir, self.storage.leads):
+            self._write_results(metrics)
+        get_logger().info("done: %s", self.output_dir)
+
+    def _write_results(self, metrics: Dict[str, float]) -> None:
         self.weights.is_result = True
         save(self.trainer.team, self.weights, {}, self._write_result)
         write_results(self.output_dir, "train", metrics)
@@ -325,7 +349,6 @@ class Run:
             write_json(self.output_dir / "trainer_state.json", history)
         if self.train_arguments.plot_loss and rank() == 0:
             plot_loss(self.output_dir / "loss.png", self.trainer.progress.log_history, str(self.output_dir))
-        get_logger().info("done: %s", self.output_dir)
 
     def _write_result(self, weights: Part, *_: Any) -> None:
         with move_into(self.output_dir) as beside:

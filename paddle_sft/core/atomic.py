@@ -9,9 +9,10 @@ import os
 import shutil
 import zlib
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Tuple
 
 from paddle_sft.core.errors import CheckpointError
+from paddle_sft.core.later import perform
 
 MANIFEST = "manifest.json"
 """Size and CRC-32 of every file of a folder, written last: a folder without it is not complete."""
@@ -20,10 +21,14 @@ _UNFINISHED = ".unfinished-"
 
 def write_json(path: Path, content: object, is_lasting: bool = True) -> None:
     """Write JSON beside `path`, then rename it there. Keys keep their order; text stays readable (UTF-8)."""
+    text = json.dumps(content, ensure_ascii=False, indent=2)
+    perform(lambda: _write_text(path, text + "\n", is_lasting))
+
+
+def _write_text(path: Path, text: str, is_lasting: bool) -> None:
     beside = path.with_name(f"{_UNFINISHED}{path.name}")
     with open(beside, "w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False, indent=2)
-        file.write("\n")
+        file.write(text)
         file.flush()
         if is_lasting:
             os.fsync(file.fileno())
@@ -65,6 +70,23 @@ def _bring_back(target: Path) -> None:
     """After a kill between the two renames of `_take_place` the old folder has its side name only."""
     if _old(target).exists() and not target.exists():
         os.rename(_old(target), target)
+
+
+def bring_back_all(parent: Path) -> None:
+    """The same for every folder in `parent`; what was replaced already goes."""
+    for old in Path(parent).glob(f"{_UNFINISHED}old-*"):
+        _bring_back(old.with_name(old.name[len(f"{_UNFINISHED}old-") :]))
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def unfinished(parent: Path) -> List[Path]:
+    """Folders in `parent` that `atomic_folder` began and did not finish, because the process was killed."""
+    return sorted(path for path in Path(parent).glob(f"{_UNFINISHED}*") if path.is_dir())
+
+
+def unfinished_name(path: Path) -> Path:
+    """The name that an unfinished folder would have got."""
+    return path.with_name(path.name[len(_UNFINISHED) :])
 
 
 def _take_place(beside: Path, target: Path, is_lasting: bool) -> None:
@@ -115,14 +137,23 @@ def _sync_folder(folder: Path) -> None:
 
 
 def damage(folder: Path) -> List[str]:
-    """What is wrong with a folder that `atomic_folder` wrote; empty when it is whole."""
+    """What is wrong with a folder that `atomic_folder` wrote; empty when it is whole. Reads all of it."""
+    return _damage(folder, _difference)
+
+
+def quick_damage(folder: Path) -> List[str]:
+    """The same from the sizes alone, without reading the files."""
+    return _damage(folder, lambda path, num_bytes, _: _wrong_size(path, num_bytes))
+
+
+def _damage(folder: Path, compare: Callable[[Path, int, str], str]) -> List[str]:
     if not (Path(folder) / MANIFEST).is_file():
         return [f"{folder} has no {MANIFEST}: it was never finished"]
     try:
         files = _read_manifest(folder)
     except (ValueError, AttributeError, TypeError, KeyError):
         return [f"{Path(folder) / MANIFEST} is not readable as a list of files"]
-    found = [_difference(Path(folder) / name, *expected) for name, expected in files.items()]
+    found = [compare(Path(folder) / name, *expected) for name, expected in files.items()]
     return [problem for problem in found if problem]
 
 
@@ -141,11 +172,17 @@ def _read_manifest(folder: Path) -> Dict[str, Tuple[int, str]]:
 
 
 def _difference(path: Path, num_bytes: int, checksum: str) -> str:
+    wrong = _wrong_size(path, num_bytes)
+    if wrong or _checksum(path) == checksum:
+        return wrong
+    return f"{path} was changed after it was written (checksum)"
+
+
+def _wrong_size(path: Path, num_bytes: int) -> str:
     if not path.is_file():
         return f"{path} is missing"
-    if path.stat().st_size != num_bytes:
-        return f"{path} has {path.stat().st_size:,} bytes, {num_bytes:,} were written"
-    return "" if _checksum(path) == checksum else f"{path} was changed after it was written (checksum)"
+    found = path.stat().st_size
+    return "" if found == num_bytes else f"{path} has {found:,} bytes, {num_bytes:,} were written"
 
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.ENOTDIR)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Sequ
 import numpy as np
 
 from paddle_sft.core.errors import ModelError
+from paddle_sft.core.later import is_later, perform
 
 _NUMPY_TYPE = {
     "F64": np.dtype("<f8"),
@@ -310,8 +311,27 @@ def write_tensors(
     Returns the CRC-32 of every tensor; with `checksums` they stand in the header too. The bytes have reached the disk
     when this returns (fsync). Any error leaves an incomplete file behind: write into a folder that is renamed
     afterwards (core.atomic).
+
+    Within `later.written_later` it asks for all tensors, keeps them as they are given (nobody may change them
+    afterwards), and the result is filled in when the file is written.
     """
     found = {spec.name: "0" * 8 for spec in specs}
+    if is_later():
+        arrays = {spec.name: produce(spec) for spec in specs}
+        perform(lambda: _write(path, specs, lambda spec: arrays.pop(spec.name), metadata, found, checksums))
+    else:
+        _write(path, specs, produce, metadata, found, checksums)
+    return found
+
+
+def _write(
+    path: Path,
+    specs: Sequence[TensorSpec],
+    produce: Callable[[TensorSpec], np.ndarray],
+    metadata: Optional[Dict[str, str]],
+    found: Dict[str, str],
+    checksums: bool,
+) -> None:
     raw = _header(specs, metadata, found if checksums else {})
     with open(path, "wb") as file:
         file.write(len(raw).to_bytes(8, "little"))
@@ -328,7 +348,6 @@ def write_tensors(
             file.write(_header(specs, metadata, found))
         file.flush()
         os.fsync(file.fileno())
-    return found
 
 
 def _header(specs: Sequence[TensorSpec], metadata: Optional[Dict[str, str]], checksums: Dict[str, str]) -> bytes:

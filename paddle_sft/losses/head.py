@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Iterator, Optional, Tuple
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
@@ -20,7 +21,8 @@ from paddle_sft.operators.cpu import cross_entropy_in_place, is_compiled_for
 from paddle_sft.operators.linear import product
 
 CHUNK_BYTES = 64 * 2**20
-"""Float32 logits of one chunk. Three such arrays live at a time; smaller ones make the products slower."""
+"""Float32 logits of one chunk, of which three arrays live at a time. Where their gradient overwrites them there is
+one, which may be twice as large: each chunk reads the weight anew, so more of them make the products slower."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ class Head:
         """[N, H] -> [N, V] in float32."""
         return self.capped(self.scores(hidden))
 
-    def scores(self, hidden: Tensor) -> Tensor:
-        """hidden W + bias, in float32."""
-        scores = product(hidden, self.weight, transpose_y=self.is_embedding)
+    def scores(self, hidden: Tensor, room: Optional[Tensor] = None) -> Tensor:
+        """hidden W + bias, in float32; in `room`, if that is given and a compiled product makes them."""
+        scores = product(hidden, self.weight, transpose_y=self.is_embedding, room=room)
         if self.rows is not None:
             own = paddle.matmul(hidden, self.rows.weight.astype(hidden.dtype), transpose_y=True)
             scores[..., self.rows.first : self.rows.end] = own
@@ -82,6 +84,32 @@ class Head:
         product(*pair, transpose_x=True, add_to=total)
 
 
+def labels_of(hidden: Tensor, labels: np.ndarray) -> Tensor:
+    """The labels [B, T] of a batch as its hidden states need them: all of them, or [1, N] where hidden [1, N, H] is of
+    the trained positions alone, in their order."""
+    if list(hidden.shape[:2]) == list(labels.shape):
+        return paddle.to_tensor(labels)
+    return paddle.to_tensor(labels[labels != IGNORED][None])
+
+
+class _Room:
+    """The array that logits are made in, kept from chunk to chunk and from step to step: of a block of this size the
+    system hands out every page anew, zeroed, which took 6 % of a LoRA step's time on a CPU."""
+
+    def __init__(self) -> None:
+        self._array: Optional[Tensor] = None
+
+    def of(self, rows: int, columns: int) -> Tensor:
+        """[rows, columns], float32, with any numbers. Ends what was given before."""
+        if self._array is None or self._array.size < rows * columns:
+            self._array = None  # before a larger one is made
+            self._array = paddle.empty([rows * columns], dtype="float32")
+        return self._array[: rows * columns].reshape([rows, columns])
+
+
+_ROOM = _Room()
+
+
 def head_loss_sum(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
     """Sum of -log p(label) over trained positions, in float32.
 
@@ -101,7 +129,7 @@ def head_statistics(hidden: Tensor, labels: Tensor, head: Head) -> Tuple[float, 
     """(loss sum, trained tokens, tokens whose most likely word is the label) of one batch, for evaluation."""
     states, targets = _trained(hidden, labels)
     loss, hits = 0.0, 0
-    for start, end in _chunks(len(targets), head.vocabulary):
+    for start, end in _chunks(len(targets), head.vocabulary, CHUNK_BYTES):
         logits = head.logits(states[start:end])
         if head.group is not None:
             found = split_statistics(logits, targets[start:end], head.group)
@@ -114,15 +142,17 @@ def head_statistics(hidden: Tensor, labels: Tensor, head: Head) -> Tuple[float, 
 
 def _trained(hidden: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
     """Hidden states [N, H] and labels [N] of the trained positions."""
-    labels = labels.reshape([-1])
+    labels, states = labels.reshape([-1]), hidden.reshape([-1, hidden.shape[-1]])
     positions = paddle.nonzero(labels != IGNORED).reshape([-1])
-    return paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), positions), paddle.gather(labels, positions)
+    if len(positions) == len(labels):
+        return states, labels
+    return paddle.gather(states, positions), paddle.gather(labels, positions)
 
 
-def _chunks(num: int, vocabulary: int) -> Iterator[Tuple[int, int]]:
-    """Ranges of equal length, as few as CHUNK_BYTES allows."""
+def _chunks(num: int, vocabulary: int, most: int) -> Iterator[Tuple[int, int]]:
+    """Ranges of equal length, as few as `most` bytes of logits allow."""
     if num:
-        parts = -(-num * vocabulary * 4 // CHUNK_BYTES)
+        parts = -(-num * vocabulary * 4 // most)
         size = -(-num // parts)
         yield from ((start, min(start + size, num)) for start in range(0, num, size))
 
@@ -138,9 +168,11 @@ class _HeadLoss(PyLayer):
         for_weight = None if weight.stop_gradient else paddle.zeros(weight.shape, dtype=weight.dtype)
         for_bias = None if bias is None or bias.stop_gradient else paddle.zeros(bias.shape, dtype="float32")
         for_rows = None if rows is None or rows.weight.stop_gradient else paddle.zeros_like(rows.weight)
-        for start, end in _chunks(len(targets), head.vocabulary):
+        overwrites = head.group is None and not head.softcap and is_compiled_for(states)
+        most = 2 * CHUNK_BYTES if overwrites else CHUNK_BYTES
+        for start, end in _chunks(len(targets), head.vocabulary, most):
             chunk = states[start:end]
-            one_loss, by_scores = _loss_and_gradient(head, chunk, targets[start:end])
+            one_loss, by_scores = _loss_and_gradient(head, chunk, targets[start:end], overwrites)
             loss += one_loss
             if for_bias is not None:
                 for_bias += by_scores.sum(0)
@@ -151,6 +183,7 @@ class _HeadLoss(PyLayer):
                 head.add_weight_gradient(for_weight, chunk.astype(weight.dtype), by_scores)
             if for_rows is not None:
                 for_rows += by_scores[:, rows.first : rows.end].T @ chunk.astype(weight.dtype)
+            del by_scores  # before the next chunk's are made, where they have no room of their own
         by_others = [] if bias is None else [None if for_bias is None else for_bias.astype(bias.dtype)]
         by_others += [] if rows is None else [for_rows]
         if for_states is not None:
@@ -167,13 +200,16 @@ class _HeadLoss(PyLayer):
         return tuple(found)
 
 
-def _loss_and_gradient(head: Head, chunk: Tensor, targets: Tensor) -> Tuple[Tensor, Tensor]:
-    """(summed loss, its gradient [N, V] by hidden W + bias)."""
+def _loss_and_gradient(head: Head, chunk: Tensor, targets: Tensor, overwrites: bool) -> Tuple[Tensor, Tensor]:
+    """(summed loss, its gradient [N, V] by hidden W + bias); the gradient may take the scores' place, in `_ROOM`."""
+    if overwrites:
+        scores = head.scores(chunk, _ROOM.of(len(chunk), head.vocabulary))
+        return paddle.to_tensor(cross_entropy_in_place(scores, targets), dtype="float32"), scores
     scores = head.scores(chunk)
     if head.group is not None:
-        return split_loss_and_gradient(scores, targets, head.group)
-    if not head.softcap and is_compiled_for(scores):  # overwritten by their gradient
-        return paddle.to_tensor(cross_entropy_in_place(scores, targets), dtype="float32"), scores
+        capped = head.capped(scores)
+        loss, gradient = split_loss_and_gradient(capped, targets, head.group)
+        return loss, gradient * (1 - (capped / head.softcap).square()) if head.softcap else gradient
     with paddle.enable_grad():
         scores = scores.detach()
         scores.stop_gradient = False

@@ -6,10 +6,9 @@ import math
 from typing import Any, Dict, List, Optional
 
 import numpy as np
-import paddle
 from paddle import Tensor
 
-from paddle_sft.losses.head import Head, head_statistics
+from paddle_sft.losses.head import Head, head_statistics, labels_of
 
 
 class TokenMeter:
@@ -23,8 +22,8 @@ class TokenMeter:
         self._head = head
 
     def add(self, hidden: Tensor, batch: Any) -> None:
-        """Hidden states [B, T, H] of a batch of `data.collate`."""
-        self.totals += head_statistics(hidden, paddle.to_tensor(batch.labels), self._head)
+        """Hidden states [B, T, H] of a batch of `data.collate`, or [1, N, H] of its trained positions."""
+        self.totals += head_statistics(hidden, labels_of(hidden, batch.labels), self._head)
 
     def metrics(self, num_samples: int) -> Dict[str, float]:
         """loss, perplexity, accuracy, tokens."""

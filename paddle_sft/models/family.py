@@ -70,6 +70,8 @@ class Family:
     splits: Tuple[str, ...] = ()
     """How it may be split over ranks: tensor, sequence (beside tensor), pipeline, sep, stage3 (of sharding). Tests
     compare each of them with one process."""
+    scales_embedding: bool = False
+    """Whether word vectors are multiplied by sqrt(hidden_size) before the first layer."""
     trains_padding: bool = False
     """Whether what reads the padding token trains its embedding (see `models.padding`)."""
     norms: Tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from paddle_sft.models.config import is_classifier, read_config, to_paddlenlp
 from paddle_sft.models.family import find_named
 from paddle_sft.models.fast import use_cpu_forms
 from paddle_sft.models.frozen_norms import mend_frozen_norms
+from paddle_sft.models.last_layer import narrow_last_layer
 from paddle_sft.models.linears import features, find_linears
 from paddle_sft.models.packed import read_by_segments
 from paddle_sft.models.padding import keep_padding_row
@@ -75,7 +76,7 @@ def load_model(
             f"{folder} is a sequence classifier, which writes no text; set stage to classification (with do_predict it "
             "labels texts), or name the language model that it was made from"
         )
-    if share is not None:
+    if share is not None and share.tensor > 1:
         require_floats(config, choice, str(folder))
     model = build_empty(config, dtype) if share is None else build_share(config, dtype, share)
     is_hugging_face = fill(model, folder, config, choice)
@@ -160,6 +161,7 @@ def _build(config: Dict[str, Any], share: Optional[Share] = None) -> nn.Layer:
     use_cpu_forms(model, family.norms)
     mend_frozen_norms(model)
     read_by_segments(model, config)
+    narrow_last_layer(model)
     return model
 
 

@@ -6,8 +6,11 @@ A kind is a layer class that is called with x [..., in] and gives [..., out]. On
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
+import paddle
+import paddle.distributed as dist
 from paddle import Tensor, nn
 from paddle.distributed import collective
 from paddle.distributed.fleet.layers.mpu import mp_ops
@@ -19,6 +22,7 @@ from paddle.distributed.fleet.utils.sequence_parallel_utils import (
     RowSequenceParallelLinear,
 )
 
+from paddle_sft.models.part_of import PartOf
 from paddle_sft.quant.linear import QuantisedLinear
 
 BY_COLUMNS = (ColumnParallelLinear, ColumnSequenceParallelLinear)
@@ -48,20 +52,38 @@ def features(layer: nn.Layer) -> Tuple[int, int]:
 
 
 def product(layer: nn.Layer, x: Tensor) -> Tensor:
-    """x W, without the bias. x [..., in] -> [..., out]."""
+    """x W, without the bias. x [..., in] -> [..., out]; of a split layer what the layer reads and gives."""
+    if hasattr(layer, "product"):
+        return layer.product(x)
+    low_rank = low_rank_of(layer)
+    if low_rank is None:
+        return x @ layer.weight
+    return low_rank.between(x) @ layer.weight if low_rank.is_by_columns else low_rank.between(x @ layer.weight)
+
+
+def part_product(layer: nn.Layer, x: Tensor) -> Tensor:
+    """x W of the part of W that this rank has, without a word to the others. x [..., rows] -> [..., columns]."""
     return layer.product(x) if hasattr(layer, "product") else x @ layer.weight
 
 
+@paddle.no_grad()
 def weight_matrix(layer: nn.Layer) -> Tensor:
-    """W [in, out] in float32, without a gradient."""
+    """W [in, out] in float32, without a gradient. Where each rank has a part, all of them call it and get the whole."""
     if hasattr(layer, "weight_matrix"):
         return layer.weight_matrix()
-    return layer.weight.detach().astype("float32")
+    weight = layer.weight.detach().astype("float32")
+    low_rank = low_rank_of(layer)
+    return weight if low_rank is None else low_rank.whole(weight)
 
 
 def bias_of(layer: nn.Layer) -> Optional[Tensor]:
     """The bias [out], None where there is none."""
     return getattr(layer, "bias", None)
+
+
+def has_bias(layer: nn.Layer) -> bool:
+    """Whether it has one, here or on the stage that holds it."""
+    return layer.has_bias_elsewhere if is_elsewhere(layer) else bias_of(layer) is not None
 
 
 def compute_dtype(layer: nn.Layer) -> str:
@@ -87,18 +109,46 @@ class LowRank:
 
     def __init__(self, layer: nn.Layer) -> None:
         self._group = layer.model_parallel_group
+        self._part: PartOf = layer.weight.part
         self.is_by_columns = isinstance(layer, BY_COLUMNS)
         self.of_tokens = isinstance(layer, _OF_TOKENS)
         """With sequence parallelism: the parameter that every rank has sees some tokens only, so its gradients are
         to be added up."""
 
-    def range_of(self, size: int) -> Tuple[int, int]:
-        """What of the split axis, `size` long, this rank has."""
-        part = size // self._group.nranks
-        return part * self._group.rank, part * (self._group.rank + 1)
+    def part(self, shape: Sequence[int], axis: int) -> PartOf:
+        """What this rank has of an array whose axis `axis` goes along the matrix's split one, number by number or in
+        blocks."""
+        block = self._part.shape[self._part.axis] // shape[axis]
+        return PartOf(tuple(shape), axis, tuple((first // block, last // block) for first, last in self._part.ranges))
+
+    def cuts_between(self, block: int) -> bool:
+        """Whether no block of so many numbers along the split axis lies on two ranks."""
+        return not any(end % block for one in self._part.ranges for end in one)
+
+    def take(self, whole: Tensor, axis: int) -> Tensor:
+        """The same of a tensor."""
+        found = [whole.slice([axis], [first], [last]) for first, last in self._part.ranges]
+        return found[0] if len(found) == 1 else paddle.concat(found, axis=axis)
+
+    def whole(self, weight: Tensor) -> Tensor:
+        """The whole matrix from the parts of all ranks."""
+        found: List[Tensor] = []
+        dist.all_gather(found, weight.contiguous(), group=self._group)
+        parts: List[PartOf] = []
+        dist.all_gather_object(parts, self._part, group=self._group)
+        whole = np.empty(self._part.shape, "float32")
+        for one, part in zip(found, parts):
+            part.put(one.numpy(), whole)
+        return paddle.to_tensor(whole)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Added up over the ranks."""
+        dist.all_reduce(tensor, group=self._group)
+        return tensor
 
     def between(self, low: Tensor) -> Tensor:
-        """x A as B reads it."""
+        """x A as B reads it. What every rank has stands before it by columns, and behind it by rows: there its gradient
+        is the whole one."""
         if self.of_tokens:
             return (AllGatherOp if self.is_by_columns else ReduceScatterOp).apply(low)
         if self.is_by_columns:

@@ -37,10 +37,12 @@ def _needs_gradient(*tensors: Tensor) -> bool:
 class LayerRows:
     """What one attention layer sees of the rows: the layout of all, and its own window."""
 
-    def __init__(self, layout: RowLayout, window: int, number: int = 0) -> None:
+    def __init__(self, layout: RowLayout, window: int, number: int = 0, is_last: bool = False) -> None:
         self.layout = layout
         self.number = number
         """Of the layer, from 0."""
+        self.is_last = is_last
+        """Whether no layer is behind it: then only what is wanted of the rows is computed."""
         self.window = window
         """Tokens a query may look back over, itself included; 0 for no limit."""
 
@@ -58,7 +60,8 @@ class LayerRows:
     ) -> Tuple[Tensor, Cache]:
         """Attention inside the segments, and what a following call needs as `past` (None while segments are set).
 
-        Shapes: query [B, T, H, D], key and value [B, T, G, D] -> [B, T, H, D]. The other arguments are those of
+        Shapes: query [B, T, H, D], key and value [B, T, G, D] -> [B, T, H, D], or [1, N, H, D] of what is wanted where
+        this is the last layer. The other arguments are those of
         `attention.segments.Scoring`; the scale is 1 / sqrt(D) if none is given.
         """
         layout, usual = self.layout, default_scale(query.shape[-1])
@@ -94,9 +97,11 @@ class LayerRows:
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         layout = self.layout
+        wanted = layout.wanted if self.is_last else None
         if layout.takes_kernel(query, scoring):
-            return flashmask_attention(query, key, value, layout.row_ends(scoring.window), scoring)
-        return segment_attention(query, key, value, layout.segment_lengths, scoring)
+            mixed = flashmask_attention(query, key, value, layout.row_ends(scoring.window), scoring)
+            return mixed if wanted is None else wanted.take(mixed)
+        return segment_attention(query, key, value, layout.segment_lengths, scoring, wanted)
 
     def attend_turned(
         self, query: Tensor, key: Tensor, value: Tensor, past: Cache = None, **scoring: Any
@@ -123,7 +128,7 @@ def read_by_segments(model: nn.Layer, config: Dict[str, Any]) -> RowLayout:
     attention_class, function = (find_named(name) for name in family.attention)
     layers = [layer for layer in model.sublayers() if type(layer) is attention_class]
     for number, (layer, window) in enumerate(zip(layers, attention_windows(settings))):
-        layer.forward = _Forward(layer, LayerRows(layout, window, number), function)
+        layer.forward = _Forward(layer, LayerRows(layout, window, number, number == len(layers) - 1), function)
         layer.row_layout = layout
     for layer in model.sublayers():
         if hasattr(layer, "row_layout"):  # it looks positions up

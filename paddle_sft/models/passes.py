@@ -11,10 +11,14 @@ from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 from paddle.distributed.fleet.utils.sequence_parallel_utils import GatherOp, ScatterOp
 
+from paddle_sft.models.catalogue import FAMILIES
+
 
 def embed(model: nn.Layer, input_ids: Tensor) -> Tensor:
     """[B, T] -> hidden states."""
     hidden = model.get_input_embeddings()(input_ids)
+    if FAMILIES[model.config.model_type].scales_embedding:
+        hidden = hidden * (model.config.hidden_size**0.5)
     if not model.share.sequence_parallel:
         return hidden
     return ScatterOp.apply(hidden.reshape([-1, hidden.shape[-1]]))

@@ -16,7 +16,7 @@ from paddle import nn
 
 from paddle_sft.core.errors import ArgumentError, ModelError
 from paddle_sft.core.tensorfile import TensorSpec
-from paddle_sft.models.linears import compute_dtype, features, find_linears
+from paddle_sft.models.linears import compute_dtype, features, find_linears, is_elsewhere
 from paddle_sft.models.renames import Piece, RenameTable
 from paddle_sft.models.stored_schemes import CONFIG_KEY, summary
 from paddle_sft.models.weights import ModelWeights
@@ -52,12 +52,12 @@ def choose_schemes(model: nn.Layer, stored: Schemes, choice: Optional[AnyChoice]
 def require_floats(config: Mapping[str, Any], choice: Optional[AnyChoice], place: str) -> None:
     """
     Raises:
-        ArgumentError: a quantised base, of which each rank should hold a share.
+        ArgumentError: a quantised base, of whose layers each rank should hold a part.
     """
     if choice is not None or CONFIG_KEY in config:
         raise ArgumentError(
-            f"{place} is a quantised base, which every rank holds whole: tensor and pipeline parallelism can't split "
-            "its codes; use data parallelism alone, or a base of floats"
+            f"{place} is a quantised base, and tensor parallelism can't split the codes of a layer; use data, sequence "
+            "(sep_parallel_degree) or pipeline parallelism, or a base of floats"
         )
 
 
@@ -93,6 +93,9 @@ def quantise_layers(model: nn.Layer, weights: ModelWeights, schemes: Schemes, ar
     originals = None if are_codes else _Originals(weights)
     for path, scheme in schemes.items():
         layer = linears.pop(path)
+        if is_elsewhere(layer):
+            layer.scheme_elsewhere = scheme
+            continue
         rows, columns = features(layer)
         name = f"{path}.weight"
         arrays = read_codes(weights, path, scheme) if are_codes else _encoded(weights, name, (rows, columns), scheme)
@@ -155,13 +158,19 @@ def replace_layer(model: nn.Layer, path: str, layer: nn.Layer) -> None:
 
 def quantised_linears(model: nn.Layer) -> Dict[str, QuantisedLinear]:
     """Path in the base model -> layer, of every quantised layer; wrapped by adapters or not."""
-    found = {path: layer for path, layer in model.named_sublayers() if isinstance(layer, QuantisedLinear)}
-    return {path[: -len(".base")] if path.endswith(".base") else path: layer for path, layer in found.items()}
+    return {_path_in_base(path): one for path, one in model.named_sublayers() if isinstance(one, QuantisedLinear)}
+
+
+def _path_in_base(path: str) -> str:
+    return path[: -len(".base")] if path.endswith(".base") else path
 
 
 def schemes_of(model: nn.Layer) -> Dict[str, Scheme]:
-    """Path -> scheme of a model in memory; empty for a model of floats."""
-    return {path: layer.scheme for path, layer in quantised_linears(model).items()}
+    """Path -> scheme of a model in memory, layers on other stages of a pipeline included; empty for a model of
+    floats."""
+    linears = find_linears(model).items()
+    found = {path: getattr(layer, "scheme", getattr(layer, "scheme_elsewhere", None)) for path, layer in linears}
+    return {_path_in_base(path): scheme for path, scheme in found.items() if scheme is not None}
 
 
 def array_names(model: nn.Layer) -> Iterator[str]:

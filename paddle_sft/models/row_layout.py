@@ -9,7 +9,7 @@ import paddle
 from paddle import Tensor
 
 from paddle_sft.attention.paths import Demand, Machine, Wish, against_kernel
-from paddle_sft.attention.segments import Scoring, beyond_kernels
+from paddle_sft.attention.segments import Scoring, Wanted, beyond_kernels
 from paddle_sft.masks.segments import (
     Segment,
     as_groups,
@@ -54,6 +54,11 @@ class RowLayout:
         """What may put virtual tokens before every sample (`models.virtual`)."""
         self.places: Optional[Places] = None
         """Where the tokens of the rows that were set stand among virtual ones; None without such."""
+        self.wanted: Optional[Wanted] = None
+        """What alone is computed of the rows that were set behind the keys and values of the last layer; None: all of
+        them (`models.last_layer`)."""
+        self.last_layer: Any = None
+        """The model's last decoder layer, if it can leave out the rest."""
         self.prompt_lengths: Optional[Sequence[Sequence[int]]] = None
         """[B] rows: of each segment the tokens that nobody trains before the first that is trained; None: all."""
         self.turn(rope)
@@ -93,7 +98,7 @@ class RowLayout:
             ValueError: positions for prompts with several answers; or a prompt that would turn otherwise in front of
                 each of its answers (see `Rope.key`), so that it can't stand in the row once.
         """
-        before, self.prompt_lengths = self.before, prompt_lengths
+        before, self.prompt_lengths, self.wanted = self.before, prompt_lengths, None
         longer = put_before(segment_lengths, before.num_virtual) if before else None
         self.places = Places(longer) if longer else None
         if longer and before.in_rows:  # rows as the layers see them
@@ -120,7 +125,7 @@ class RowLayout:
 
     def clear(self) -> None:
         """Whole rows again, with a cache if the model is asked to keep one."""
-        self.segment_lengths = self.positions = self.places = self.prompt_lengths = None
+        self.segment_lengths = self.positions = self.places = self.prompt_lengths = self.wanted = None
         self._found, self._row_ends = {}, {}
 
     def _require_one_turn(self, groups: List[List[List[int]]]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from paddle_sft.models.linears import find_linears
@@ -72,7 +73,7 @@ def become_share(model: nn.Layer, whole: nn.Layer, share: Share, shapes: Dict[st
     parts = find_parts(type(model), model.config, shapes)
     vectors = whole.get_input_embeddings().weight
     model.share, model.whole_shapes, model.config = share, shapes, whole.config
-    model.embedding_name = next(name for name, one in whole.state_dict().items() if one is vectors)
+    model.embedding_name = next(name for name, one in whole.state_dict().items() if one is vectors and name in shapes)
     for name, parameter in model.state_dict().items():
         if name in parts:
             parameter.part = parts[name]
@@ -104,6 +105,7 @@ def _forget(layer: nn.Layer) -> None:
     for one in layer.sublayers(include_self=True):
         if hasattr(one, "whole_size"):
             one.is_elsewhere, one.dtype_elsewhere = True, str(one.weight.dtype).rsplit(".", 1)[-1]
+            one.has_bias_elsewhere = one._parameters.get("bias") is not None
         for name in list(one._parameters):
             one._parameters[name] = None
 
@@ -113,11 +115,14 @@ def part_of(parameter: Any) -> Any:
     return getattr(parameter, "part", None)
 
 
-def keep_part(layer: nn.Layer, name: str, axis: int, kept: Range) -> None:
-    """Replace a parameter of a layer by a part of itself."""
+def keep_part(layer: nn.Layer, name: str, part: PartOf) -> None:
+    """Replace a parameter or a buffer of a layer by a part of itself."""
     whole = getattr(layer, name)
-    part = PartOf(tuple(whole.shape), axis, (kept,))
     array = np.ascontiguousarray(part.take(whole.numpy()))
+    if name in layer._buffers:
+        layer._buffers[name] = paddle.to_tensor(array, dtype=whole.dtype)
+        layer._buffers[name].part = part
+        return
     nothing = nn.initializer.Constant(0.0)  # draws no random numbers: those behind it stay as in one process
     parameter = layer.create_parameter(list(array.shape), dtype=whole.dtype, default_initializer=nothing)
     parameter.set_value(array)

@@ -11,6 +11,7 @@ from paddle import nn
 
 from paddle_sft.core.atomic import write_json
 from paddle_sft.core.errors import ArgumentError
+from paddle_sft.core.later import perform
 from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, numpy_type, write_tensors
 from paddle_sft.models.config import CONFIG_NAME, to_hugging_face
 from paddle_sft.models.hub import dtype_name, stored, unique_parameters
@@ -109,16 +110,22 @@ def write_weights(
     if layout == "hf":
         specs, produce = _in_hf_layout(specs, produce, renames)
     shards = _plan_shards(specs, parse_size(max_shard_size))
-    weight_map, checksums = {}, {}
+    weight_map: Dict[str, str] = {}
+    checksums: List[Dict[str, str]] = []
     for number, shard in enumerate(shards, start=1):
         name = WEIGHTS_NAME if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         format_ = {"format": _FORMAT_TAG[layout]}
-        checksums.update(write_tensors(Path(folder) / name, shard, produce, format_, checksums=True))
+        checksums.append(write_tensors(Path(folder) / name, shard, produce, format_, checksums=True))
         weight_map.update({spec.name: name for spec in shard})
     if len(shards) > 1:
         total = sum(spec.num_bytes for spec in specs)
-        metadata = {"total_size": total, CHECKSUMS: checksums}
-        write_json(Path(folder) / INDEX_NAME, {"metadata": metadata, "weight_map": weight_map})
+        perform(lambda: _write_index(Path(folder), total, checksums, weight_map))
+
+
+def _write_index(folder: Path, num_bytes: int, checksums: Sequence[Dict[str, str]], weight_map: Dict[str, str]) -> None:
+    of_all = {name: one for of_shard in checksums for name, one in of_shard.items()}
+    metadata = {"total_size": num_bytes, CHECKSUMS: of_all}
+    write_json(folder / INDEX_NAME, {"metadata": metadata, "weight_map": weight_map})
 
 
 def _in_hf_layout(specs: Sequence[TensorSpec], produce: Callable, renames: RenameTable) -> tuple:

@@ -54,20 +54,34 @@ inline float ExpRow(float* row, int64_t n, float shift) {
   return sum;
 }
 
-// Where the keys of a query block begin, and which a single query may see: the causal triangle, cut by the window.
+// The queries of a segment: all of its tokens, or those at some positions, which ascend.
+struct Queries {
+  int64_t first, count;
+  const int64_t* positions;
+  // starts [segments + 1] and positions [starts[segments]] may be null: every token asks.
+  Queries(const int64_t* segment_starts, const int64_t* starts, const int64_t* positions, int64_t segment)
+      : first((starts ? starts : segment_starts)[segment]),
+        count((starts ? starts : segment_starts)[segment + 1] - first),
+        positions(starts ? positions + first : nullptr) {}
+  int64_t position(int64_t query) const { return positions ? positions[query] : query; }
+};
+
+// Some queries, where their keys begin and end, and which a single query may see: the causal triangle, cut by the window.
 struct Block {
-  int64_t start, end, first;
-  Block(int64_t start, int64_t length, int64_t window) : start(start) {
-    end = start + kQueryBlock < length ? start + kQueryBlock : length;
-    first = window && start - window + 1 > 0 ? start - window + 1 : 0;
+  const Queries& queries;
+  int64_t start, end, first, seen, window;
+  Block(const Queries& queries, int64_t start, int64_t window) : queries(queries), start(start), window(window) {
+    end = start + kQueryBlock < queries.count ? start + kQueryBlock : queries.count;
+    first = window && queries.position(start) - window + 1 > 0 ? queries.position(start) - window + 1 : 0;
+    seen = queries.position(end - 1) + 1;
   }
   int64_t rows() const { return end - start; }
-  int64_t keys() const { return end - first; }
-  int64_t from(int64_t row, int64_t window) const {
-    const int64_t from = window ? start + row - window + 1 : 0;
+  int64_t keys() const { return seen - first; }
+  int64_t from(int64_t row) const {
+    const int64_t from = window ? queries.position(start + row) - window + 1 : 0;
     return (from > first ? from : first) - first;
   }
-  int64_t to(int64_t row) const { return start + row + 1 - first; }
+  int64_t to(int64_t row) const { return queries.position(start + row) + 1 - first; }
 };
 
 }  // namespace
@@ -177,10 +191,12 @@ double cross_entropy_in_place(float* scores, const int64_t* labels, int64_t rows
   return total;
 }
 
-// log_sums [tokens, heads]: log of the sum of exponentials of each query's scores, for the backward pass.
+// log_sums [queries, heads]: log of the sum of exponentials of each query's scores, for the backward pass. Where only
+// some tokens ask, query_starts [segments + 1] are the numbers of the first in each segment and positions [queries] where
+// in their segments they stand; both null where all do.
 void attention(const float* query, const float* key, const float* value, float* output, float* log_sums,
                const int64_t* starts, int64_t segments, int64_t heads, int64_t groups, int64_t size, int64_t window,
-               float scale) {
+               float scale, const int64_t* query_starts, const int64_t* positions) {
   const int q_stride = static_cast<int>(heads * size), k_stride = static_cast<int>(groups * size);
 #pragma omp parallel if (starts[segments] * heads * size > kSmall)
   {
@@ -188,27 +204,28 @@ void attention(const float* query, const float* key, const float* value, float* 
 #pragma omp for collapse(2) schedule(monotonic : dynamic)
     for (int64_t segment = 0; segment < segments; ++segment) {
       for (int64_t head = 0; head < heads; ++head) {
-        const int64_t begin = starts[segment], length = starts[segment + 1] - begin;
+        const int64_t begin = starts[segment];
+        const Queries queries(starts, query_starts, positions, segment);
         const float* keys = key + (begin * groups + head / (heads / groups)) * size;
         const float* values = value + (begin * groups + head / (heads / groups)) * size;
-        for (int64_t start = 0; start < length; start += kQueryBlock) {
-          const Block block(start, length, window);
+        for (int64_t start = 0; start < queries.count; start += kQueryBlock) {
+          const Block block(queries, start, window);
           const int rows = static_cast<int>(block.rows()), width = static_cast<int>(block.keys());
           scores.resize(static_cast<size_t>(rows) * width);
-          float* out = output + ((begin + start) * heads + head) * size;
-          cblas_sgemm(kRowMajor, kPlain, kTransposed, rows, width, static_cast<int>(size), scale,
-                      query + ((begin + start) * heads + head) * size, q_stride, keys + block.first * k_stride, k_stride,
-                      0.0f, scores.data(), width);
+          const int64_t at_query = ((queries.first + start) * heads + head) * size;
+          float* out = output + at_query;
+          cblas_sgemm(kRowMajor, kPlain, kTransposed, rows, width, static_cast<int>(size), scale, query + at_query, q_stride,
+                      keys + block.first * k_stride, k_stride, 0.0f, scores.data(), width);
           for (int64_t row = 0; row < rows; ++row) {
             float* score = scores.data() + row * width;
-            const int64_t from = block.from(row, window), to = block.to(row);
+            const int64_t from = block.from(row), to = block.to(row);
             const float most = Max(score + from, to - from);
             const float sum = ExpRow(score + from, to - from, most), share = 1.0f / sum;
             for (int64_t i = 0; i < from; ++i) score[i] = 0.0f;
 #pragma omp simd
             for (int64_t i = from; i < to; ++i) score[i] *= share;
             for (int64_t i = to; i < width; ++i) score[i] = 0.0f;
-            log_sums[(begin + start + row) * heads + head] = most + std::log(sum);
+            log_sums[(queries.first + start + row) * heads + head] = most + std::log(sum);
           }
           cblas_sgemm(kRowMajor, kPlain, kPlain, rows, static_cast<int>(size), width, 1.0f, scores.data(), width,
                       values + block.first * k_stride, k_stride, 0.0f, out, q_stride);
@@ -221,7 +238,8 @@ void attention(const float* query, const float* key, const float* value, float* 
 // A thread owns a group of a segment, so nothing is added by two.
 void attention_grad(const float* query, const float* key, const float* value, const float* output, const float* log_sums,
                     const float* gradient, float* for_query, float* for_key, float* for_value, const int64_t* starts,
-                    int64_t segments, int64_t heads, int64_t groups, int64_t size, int64_t window, float scale) {
+                    int64_t segments, int64_t heads, int64_t groups, int64_t size, int64_t window, float scale,
+                    const int64_t* query_starts, const int64_t* positions) {
   const int q_stride = static_cast<int>(heads * size), k_stride = static_cast<int>(groups * size);
   const int64_t share = heads / groups;
   const int inner = static_cast<int>(size);
@@ -232,15 +250,16 @@ void attention_grad(const float* query, const float* key, const float* value, co
     for (int64_t segment = 0; segment < segments; ++segment) {
       for (int64_t group = 0; group < groups; ++group) {
         const int64_t begin = starts[segment], length = starts[segment + 1] - begin;
+        const Queries queries(starts, query_starts, positions, segment);
         for (int64_t row = begin; row < begin + length; ++row) {
           std::fill_n(for_key + (row * groups + group) * size, size, 0.0f);
           std::fill_n(for_value + (row * groups + group) * size, size, 0.0f);
         }
         for (int64_t head = group * share; head < (group + 1) * share; ++head) {
-          for (int64_t start = 0; start < length; start += kQueryBlock) {
-            const Block block(start, length, window);
+          for (int64_t start = 0; start < queries.count; start += kQueryBlock) {
+            const Block block(queries, start, window);
             const int rows = static_cast<int>(block.rows()), width = static_cast<int>(block.keys());
-            const int64_t at_query = ((begin + start) * heads + head) * size;
+            const int64_t at_query = ((queries.first + start) * heads + head) * size;
             const int64_t at_key = ((begin + block.first) * groups + group) * size;
             weights.resize(static_cast<size_t>(rows) * width);
             scores.resize(static_cast<size_t>(rows) * width);
@@ -254,8 +273,8 @@ void attention_grad(const float* query, const float* key, const float* value, co
               float along = 0.0f;
 #pragma omp simd reduction(+ : along)
               for (int64_t i = 0; i < size; ++i) along += out[i] * g[i];
-              const int64_t from = block.from(row, window), to = block.to(row);
-              const float log_sum = log_sums[(begin + start + row) * heads + head];
+              const int64_t from = block.from(row), to = block.to(row);
+              const float log_sum = log_sums[(queries.first + start + row) * heads + head];
               for (int64_t i = 0; i < from; ++i) weight[i] = score[i] = 0.0f;
 #pragma omp simd
               for (int64_t i = from; i < to; ++i) {

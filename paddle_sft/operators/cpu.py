@@ -115,19 +115,29 @@ class SegmentAttention(PyLayer):
     """Causal attention inside segments, flash-like: weights are computed again in the backward pass, never kept.
 
     Shapes: query [B, T, H, D], key and value [B, T, G, D], starts [S + 1] int64, where segments begin in the rows laid
-    end to end, and B * T -> [B, T, H, D].
+    end to end, and B * T -> [B, T, H, D]. With `places` [N] int64, ascending, the tokens there are the only ones that
+    ask: query [1, N, H, D] -> [1, N, H, D].
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, starts: np.ndarray, window: int, scale: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        starts: np.ndarray,
+        window: int,
+        scale: float,
+        places: Optional[np.ndarray] = None,
     ) -> Tensor:
         wanted(ctx, query, key, value)
         query, key, value = _whole(query), _whole(key), _whole(value)
         rows, width, heads, size = query.shape
         output, log_sums = paddle.empty_like(query), paddle.empty([rows * width, heads], dtype="float32")
+        asking = () if places is None else _asking(starts, places)
         ctx.sizes = (starts.ctypes.data, len(starts) - 1, heads, key.shape[2], size, window, scale)
-        ctx.starts = starts  # keeps the memory that `sizes` points to
+        ctx.sizes += tuple(array.ctypes.data for array in asking) or (None, None)
+        ctx.arrays = (starts, *asking)  # keeps the memory that `sizes` points to
         tensors = (query, key, value, output, log_sums)
         load_operators().attention(*(tensor.data_ptr() for tensor in tensors), *ctx.sizes)
         ctx.save_for_backward(*tensors)
@@ -141,6 +151,12 @@ class SegmentAttention(PyLayer):
         tensors = (query, key, value, output, log_sums, gradient, *found)
         load_operators().attention_grad(*(tensor.data_ptr() for tensor in tensors), *ctx.sizes)
         return only_wanted(ctx, *found)
+
+
+def _asking(starts: np.ndarray, places: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """[S + 1] how many of `places` stand before each segment, and [N] where in its segment each stands."""
+    before = np.searchsorted(places, starts).astype(np.int64)
+    return before, places - np.repeat(starts[:-1], np.diff(before))
 
 
 def starts_of(segment_lengths: Sequence[Sequence[int]]) -> np.ndarray:

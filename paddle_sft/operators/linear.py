@@ -52,10 +52,19 @@ def linears(x: Tensor, layers: Sequence[LinearParts]) -> List[Tensor]:
 
 
 def product(
-    x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False, add_to: Optional[Tensor] = None
+    x: Tensor,
+    y: Tensor,
+    transpose_x: bool = False,
+    transpose_y: bool = False,
+    add_to: Optional[Tensor] = None,
+    room: Optional[Tensor] = None,
 ) -> Tensor:
     """op(x) op(y) of two matrices, without a gradient; added to `add_to`, in place, if it is given. Compiled where both
-    are float32 and there are compiled operators, else Paddle's."""
+    are float32 and there are compiled operators, else Paddle's.
+
+    Args:
+        room: an array of the result's shape, which the compiled product may take for it.
+    """
     is_plain = x.dtype == y.dtype == paddle.float32 and load_operators() is not None
     if not is_plain or (paddle.is_grad_enabled() and not (x.stop_gradient and y.stop_gradient)):
         if add_to is None:
@@ -64,7 +73,9 @@ def product(
     x, y = _whole(x), _whole(y)
     inner, rows = x.shape if transpose_x else reversed(x.shape)
     columns = y.shape[0 if transpose_y else 1]
-    output = paddle.empty([rows, columns], dtype="float32") if add_to is None else add_to
+    output = room if add_to is None else add_to
+    if output is None:
+        output = paddle.empty([rows, columns], dtype="float32")
     pointers = (x.data_ptr(), y.data_ptr(), output.data_ptr())
     load_operators().product(*pointers, rows, columns, inner, transpose_x, transpose_y, 1.0, add_to is not None)
     return output

@@ -262,6 +262,26 @@ void AddPanels(const uint16_t* a, const uint16_t* b, int64_t num, float* c, int6
   }
 }
 
+// The processor notes inf - inf, which is what cutting an infinity comes to: looking for one costs nothing.
+void ForgetInfinity() { _mm_setcsr(_mm_getcsr() & ~static_cast<unsigned>(_MM_EXCEPT_INVALID)); }
+bool MetInfinity() { return _mm_getcsr() & _MM_EXCEPT_INVALID; }
+
+// c [rows, columns] = [start +] a b over `num` steps, by MKL: parts of an infinity would give NaN where float32 gives
+// infinity.
+void AddStepsByMkl(const Step* steps, int64_t num, int64_t row, int64_t column, int64_t rows, int64_t columns, float* c,
+                   int64_t stride, const float* start) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) c[i * stride + j] = start ? start[i * stride + j] : 0.0f;
+  for (int64_t s = 0; s < num; ++s) {
+    const Term& t = *steps[s].term;
+    const float* a = t.a + (t.transpose_a ? steps[s].k * t.a_stride + row : row * t.a_stride + steps[s].k);
+    const float* b = t.b + (t.transpose_b ? column * t.b_stride + steps[s].k : steps[s].k * t.b_stride + column);
+    cblas_sgemm(kRowMajor, t.transpose_a ? kTransposed : kPlain, t.transpose_b ? kTransposed : kPlain,
+                static_cast<int>(rows), static_cast<int>(columns), static_cast<int>(steps[s].count), t.alpha, a,
+                static_cast<int>(t.a_stride), b, static_cast<int>(t.b_stride), 1.0f, c, static_cast<int>(stride));
+  }
+}
+
 struct Scratch {
   uint16_t* memory = static_cast<uint16_t*>(std::aligned_alloc(64, (kRows + kColumns) * kDeep * kSteps * 3 * sizeof(uint16_t)));
   ~Scratch() { std::free(memory); }
@@ -275,17 +295,20 @@ void AddByTiles(const Term* terms, int num_terms, int64_t m, int64_t n, float* c
     for (int64_t k = 0; k < terms[i].k; k += kDeep) steps.push_back({terms + i, k, std::min(kDeep, terms[i].k - k)});
   const int64_t num_steps = static_cast<int64_t>(steps.size()), blocks = (num_steps + kSteps - 1) / kSteps;
   const int64_t together = (num_steps + blocks - 1) / blocks;
+  int64_t infinite = -1;  // number of the last part in which there was an infinity
 #pragma omp parallel if (m * n * num_steps > kSmall)
   {
     UseTiles();
+    int64_t part = 0;
     for (int64_t row = 0; row < m; row += kRows)
-      for (int64_t column = 0; column < n; column += kColumns)
-        for (int64_t step = 0; step < num_steps; step += together) {
+      for (int64_t step = 0; step < num_steps; step += together)
+        for (int64_t column = 0; column < n; column += kColumns, ++part) {
           const int64_t rows = std::min(kRows, m - row), columns = std::min(kColumns, n - column);
           const int64_t num = std::min(together, num_steps - step), panel = num * kStep;
           const int64_t down = (rows + kSide - 1) / kSide, across = (columns + kSide - 1) / kSide;
-#pragma omp for schedule(monotonic : dynamic)
-          for (int64_t p = 0; p < down + across; ++p) {
+          if (!column) ForgetInfinity();  // A is packed once for all columns
+#pragma omp for schedule(monotonic : dynamic) nowait
+          for (int64_t p = column ? down : 0; p < down + across; ++p) {
             const bool for_a = p < down;
             const int64_t at = (for_a ? p : p - down) * kSide;
             if (for_a)
@@ -293,6 +316,20 @@ void AddByTiles(const Term* terms, int num_terms, int64_t m, int64_t n, float* c
             else
               PackPanel<false>(steps.data() + step, num, column + at, std::min(kSide, columns - at),
                                packed_b + at / kSide * panel);
+          }
+          if (MetInfinity()) {
+#pragma omp atomic write
+            infinite = part;
+          }
+#pragma omp barrier
+          if (infinite == part) {
+#pragma omp single
+            {
+              const int64_t at = row * c_stride + column;
+              AddStepsByMkl(steps.data() + step, num, row, column, rows, columns, c + at, c_stride,
+                            step ? c + at : start ? start + at : nullptr);
+            }
+            continue;
           }
           const int64_t tasks_down = (down + kTask - 1) / kTask, tasks_across = (across + kTask - 1) / kTask;
 #pragma omp for schedule(monotonic : dynamic)

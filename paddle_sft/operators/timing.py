@@ -24,18 +24,27 @@ def _linears_grad(x: int, rows: int, size: int, table: Any, count: int, for_x: A
     return (_of_linears(rows, size, table) if for_x else 0.0) + trained + factors
 
 
-def _pairs(starts: int, segments: int, heads: int, size: int) -> float:
+def _pairs(starts: int, segments: int, heads: int, size: int, *rest: Any) -> float:
     """Operations of one product of queries and keys below the diagonal, over all segments and heads."""
-    begins = (ctypes.c_int64 * (segments + 1)).from_address(starts)
-    return sum(float(end - begin) ** 2 for begin, end in zip(begins, begins[1:])) * heads * size
+    *_, asking, positions = rest
+    begins = _numbers(asking or starts, segments + 1)
+    if asking:
+        seen = 2.0 * sum(_numbers(positions, begins[-1])) + begins[-1]
+    else:
+        seen = sum(float(end - begin) ** 2 for begin, end in zip(begins, begins[1:]))
+    return seen * heads * size
+
+
+def _numbers(address: int, count: int) -> Any:
+    return (ctypes.c_int64 * count).from_address(address)
 
 
 OPERATIONS: Dict[str, Callable[..., float]] = {
     "product": lambda a, b, c, m, n, k, *rest: 2.0 * m * n * k,
     "linears": lambda x, rows, size, table, count: _of_linears(rows, size, table),
     "linears_grad": _linears_grad,
-    "attention": lambda *given: 2.0 * _pairs(given[5], given[6], given[7], given[9]),
-    "attention_grad": lambda *given: 5.0 * _pairs(given[9], given[10], given[11], given[13]),
+    "attention": lambda *given: 2.0 * _pairs(*given[5:8], *given[9:]),
+    "attention_grad": lambda *given: 5.0 * _pairs(*given[9:12], *given[13:]),
 }
 """Name -> floating-point operations of a call, from its arguments: what the maths needs, a product of parts as one."""
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Optional, Sequence
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
-from paddle_sft.losses.head import head_loss_sum
+from paddle_sft.core.records import IGNORED
+from paddle_sft.losses.head import head_loss_sum, labels_of
 from paddle_sft.losses.supervised import TokenMeter
 from paddle_sft.models.head import find_head, hidden_states
+from paddle_sft.models.last_layer import want
 
 Segments = Sequence[Sequence[int]]
 
@@ -36,14 +39,15 @@ class Supervised:
 
     def loss(self, model: Any, batch: Any) -> Tensor:
         """Sum over the trained tokens of a batch (the divisor belongs to the step)."""
-        input_ids = paddle.to_tensor(batch.input_ids)
-        _set_rows(model, input_ids, batch.segment_lengths, batch)
-        return head_loss_sum(hidden_states(model, input_ids), paddle.to_tensor(batch.labels), find_head(model))
+        hidden = self.outputs(model, batch)
+        return head_loss_sum(hidden, labels_of(hidden, batch.labels), find_head(model))
 
     def outputs(self, model: Any, batch: Any) -> Tensor:
-        """What the meter reads of a batch: hidden states [B, T, H]."""
+        """What the meter reads of a batch: hidden states [B, T, H], or [1, N, H] of its trained positions alone where
+        the model can leave out the rest."""
         input_ids = paddle.to_tensor(batch.input_ids)
         _set_rows(model, input_ids, batch.segment_lengths, batch)
+        want(model, np.flatnonzero(batch.labels != IGNORED))
         return hidden_states(model, input_ids)
 
     def meter(self, model: Any) -> TokenMeter:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from paddle_sft.core.atomic import atomic_folder, damage, write_json
+from paddle_sft.core.atomic import (
+    atomic_folder,
+    bring_back_all,
+    damage,
+    quick_damage,
+    unfinished,
+    unfinished_name,
+    write_json,
+)
 from paddle_sft.core.errors import CheckpointError
+from paddle_sft.core.later import Action, written_later
 from paddle_sft.core.log import get_logger
 from paddle_sft.core.tensorfile import TensorFile
 
 OPTIMIZER = "optimizer.safetensors"
 RUN_STATE = "run_state.json"
 TRAINER_STATE = "trainer_state.json"
-_STARTED = {"plan.json", "arguments.json", "spectrum.json", "runs"}
+_STARTED = {"plan.json", "arguments.json", "spectrum.json", "runs", "profile.txt", "profile.json"}
 """What a run writes before its first checkpoint: a folder with no more than this has nothing to lose."""
+_WRITING = ".writing-results"
+"""Is there while a run writes its results: what else is there then is its own, and may be written anew."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -68,12 +80,40 @@ def save_checkpoint(folder: Path, weights: Any, optimizer: Any, state: RunState,
     Raises:
         CheckpointError: the disk is full or the folder can't be written; older checkpoints are untouched.
     """
+    with _naming_the_last_good(folder), atomic_folder(folder) as beside:
+        _write_all(beside, weights, optimizer, state, progress)
+
+
+def take_checkpoint(folder: Path, weights: Any, optimizer: Any, state: RunState, progress: Progress) -> Action:
+    """Copy all that belongs into a checkpoint folder to memory; the action that is returned writes it.
+
+    Both raise what `save_checkpoint` does. Memory: one checkpoint, until it is written.
+    """
+    with _naming_the_last_good(folder), contextlib.ExitStack() as stack:
+        beside = stack.enter_context(atomic_folder(folder))
+        with written_later() as actions:
+            _write_all(beside, weights, optimizer, state, progress)
+        kept = stack.pop_all()
+
+    def write() -> None:
+        with _naming_the_last_good(folder), kept:
+            while actions:
+                actions.pop(0)()  # and what it kept in memory goes
+
+    return write
+
+
+def _write_all(place: Path, weights: Any, optimizer: Any, state: RunState, progress: Progress) -> None:
+    weights.write(place)
+    optimizer.write(place / OPTIMIZER)
+    write_json(place / RUN_STATE, asdict(state))
+    write_json(place / TRAINER_STATE, asdict(progress))
+
+
+@contextlib.contextmanager
+def _naming_the_last_good(folder: Path) -> Iterator[None]:
     try:
-        with atomic_folder(folder) as beside:
-            weights.write(beside)
-            optimizer.write(beside / OPTIMIZER)
-            write_json(beside / RUN_STATE, asdict(state))
-            write_json(beside / TRAINER_STATE, asdict(progress))
+        yield
     except OSError as error:
         good = last_good(folder.parent)
         rest = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
@@ -91,6 +131,11 @@ def list_checkpoints(output_dir: Path) -> List[Path]:
     return [path for _, path in sorted(found)]
 
 
+def step_of(folder: Path) -> int:
+    """The step after which a good checkpoint was saved, whatever its folder is called."""
+    return int(json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))["global_step"])
+
+
 def last_good(output_dir: Path) -> Optional[Path]:
     """The newest checkpoint that is whole; damaged newer ones are named in a warning and left alone."""
     for path in reversed(list_checkpoints(output_dir)):
@@ -99,6 +144,20 @@ def last_good(output_dir: Path) -> Optional[Path]:
             return path
         get_logger().warning("passing over the damaged checkpoint %s: %s", path, "; ".join(problems[:3]))
     return None
+
+
+def name_unfinished(output_dir: Path) -> None:
+    """Bring back what was being replaced when a run was killed, and name what was being written: nobody reads it, and
+    `remove_unfinished` takes it away."""
+    bring_back_all(output_dir)
+    for path in unfinished(output_dir):
+        get_logger().warning("passing over %s: the run was killed while it was written", unfinished_name(path))
+
+
+def remove_unfinished(output_dir: Path) -> None:
+    """Remove what killed runs left half written. Call it before anything is written."""
+    for path in unfinished(output_dir):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def require_good(folder: Path) -> Path:
@@ -141,14 +200,39 @@ def optimizer_file(folder: Path) -> TensorFile:
     return TensorFile(Path(folder) / OPTIMIZER)
 
 
-def remove_old(output_dir: Path, limit: Optional[int], best: Optional[str]) -> None:
-    """Keep the newest `limit` checkpoints and the best one."""
+def remove_old(newest: Path, limit: Optional[int], best: Optional[str]) -> None:
+    """Keep the checkpoint that was just written, `limit` - 1 whole ones before it, and the best one.
+
+    Damaged ones don't count, and go. Those of later steps stay: they are from before the run was taken back to an
+    earlier one, and it will come there again.
+    """
     if not limit or limit < 1:
         return
-    checkpoints = list_checkpoints(output_dir)
-    for path in checkpoints[: max(0, len(checkpoints) - limit)]:
-        if path.name != best:
+    paths = list_checkpoints(newest.parent)
+    num_kept = 1
+    for path in reversed(paths[: paths.index(newest)]):
+        problems = quick_damage(path)
+        if not problems and num_kept < limit:
+            num_kept += 1
+        elif path.name != best:
+            if problems:
+                get_logger().warning("removing the damaged checkpoint %s: %s", path, "; ".join(problems[:3]))
             shutil.rmtree(path)
+
+
+def require_best(folder: Path) -> Path:
+    """The best checkpoint so far, which will be the result.
+
+    Raises:
+        CheckpointError: it is gone or damaged.
+    """
+    problems = damage(folder)
+    if problems:
+        raise CheckpointError(
+            f"the best checkpoint so far, {folder}, is gone or damaged ({'; '.join(problems[:3])}); bring it back, or "
+            "take the last weights as the result: set load_best_model_at_end to false and run the same command again"
+        )
+    return folder
 
 
 _REPORTS = ("all_results.json", "train_results.json", "eval_results.json", "predictions.json", "loss.png")
@@ -160,6 +244,20 @@ def remove_reports(output_dir: Path) -> None:
     for name in _REPORTS:
         if (Path(output_dir) / name).is_file():
             (Path(output_dir) / name).unlink()
+
+
+@contextlib.contextmanager
+def writing_results(output_dir: Path, leads: bool) -> Iterator[None]:
+    """Around what a run writes at the top of output_dir: killed in there, a run without a checkpoint begins again.
+
+    Args:
+        leads: whether this rank writes.
+    """
+    if leads:
+        (Path(output_dir) / _WRITING).touch()
+    yield
+    if leads:
+        (Path(output_dir) / _WRITING).unlink()
 
 
 def find_resume(output_dir: Path, asked: Any, overwrite: bool) -> Optional[Path]:
@@ -175,6 +273,7 @@ def find_resume(output_dir: Path, asked: Any, overwrite: bool) -> Optional[Path]
     if isinstance(asked, str):
         return require_good(Path(asked))
     output_dir = Path(output_dir)
+    name_unfinished(output_dir)
     if overwrite and not asked:
         for path in list_checkpoints(output_dir):
             shutil.rmtree(path)
@@ -186,6 +285,8 @@ def find_resume(output_dir: Path, asked: Any, overwrite: bool) -> Optional[Path]
         raise CheckpointError(
             f"resume_from_checkpoint is true and {output_dir} has no good checkpoint; leave it out to start afresh"
         )
+    if (output_dir / _WRITING).is_file():
+        return None
     names = {path.name for path in output_dir.iterdir()} if output_dir.is_dir() else set()
     leftovers = sorted(name for name in names - _STARTED if not name.startswith("."))
     if leftovers:

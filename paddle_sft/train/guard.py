@@ -27,6 +27,8 @@ class StepLosses:
     def __init__(self, team: Team) -> None:
         self._team = team
         self._own: List[Tensor] = []
+        self.anyone_asked = False
+        """Whether a rank was asked to stop, as all of them know after `of_all_ranks`."""
 
     def add(self, loss: Tensor) -> None:
         """The next micro-batch of this rank."""
@@ -36,16 +38,23 @@ class StepLosses:
         """A micro-batch without samples."""
         self._own.append(paddle.zeros([], dtype="float64"))
 
-    def of_all_ranks(self) -> np.ndarray:
-        """[data ranks, micro-batches] float64: one message, in which every rank fills its own row."""
+    def of_all_ranks(self, is_asked: bool = False) -> np.ndarray:
+        """[data ranks, micro-batches] float64: one message, in which every rank fills its own row.
+
+        Args:
+            is_asked: whether this rank was asked to stop; it travels in a row of its own, so that it costs no message.
+        """
         own, team = paddle.stack(self._own), self._team
         if team.groups is None:
+            self.anyone_asked = is_asked
             return own.numpy()[None]
-        table = paddle.zeros([team.num_data, len(self._own)], dtype="float64")
+        table = paddle.zeros([team.num_data + 1, len(self._own)], dtype="float64")
         if team.reports_loss:
             table[team.data_rank] = own
+        table[-1] = float(is_asked)
         paddle.distributed.all_reduce(table)
-        return table.numpy()
+        self.anyone_asked = bool(table[-1, 0] > 0)
+        return table.numpy()[:-1]
 
 
 @dataclass(frozen=True)

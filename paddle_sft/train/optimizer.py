@@ -18,9 +18,13 @@ _NOT_DECAYED = ("bias", "norm", "ln_f")
 """Weight decay leaves biases and the scales of norms alone (PaddleNLP's and Hugging Face's convention)."""
 
 
-def build_optimizer(parameters: Dict[str, paddle.Tensor], schedule: Any, arguments: Any) -> Any:
-    """AdamW or Adafactor over the trainable parameters; `arguments` are PaddleNLP's TrainingArguments."""
-    clip = nn.ClipGradByGlobalNorm(arguments.max_grad_norm) if arguments.max_grad_norm > 0 else None
+def build_optimizer(parameters: Dict[str, paddle.Tensor], schedule: Any, arguments: Any, clips: bool = True) -> Any:
+    """AdamW or Adafactor over the trainable parameters; `arguments` are PaddleNLP's TrainingArguments.
+
+    Args:
+        clips: whether it clips by their norm; it can't where it has some of them only.
+    """
+    clip = nn.ClipGradByGlobalNorm(arguments.max_grad_norm) if clips and arguments.max_grad_norm > 0 else None
     decayed = {p.name for name, p in parameters.items() if not any(part in name for part in _NOT_DECAYED)}
     if getattr(arguments.optim, "value", arguments.optim) == "adafactor":
         return Adafactor(

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
-import paddle.distributed as dist
 from paddle import Tensor
 
-from paddle_sft.core.tensorfile import TensorSpec, tag_of, write_tensors
-from paddle_sft.models.hub import stored
+from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, tag_of, write_tensors
+from paddle_sft.models.hub import dtype_name, stored
+from paddle_sft.parallel.agree import together
 from paddle_sft.train.team import Team
 from paddle_sft.train.weights import Produce
 from paddle_sft.train.whole import holdings, write_whole
@@ -39,12 +39,7 @@ def save(team: Team, weights: Any, optimizer: Mapping[str, Tensor], write: Calla
         write: is called on the first rank with the weights and the optimizer's state, in this order to be written.
     """
     if team.groups is None or not team.is_split:
-        if team.rank == 0:
-            specs = [_spec(name, tensor) for name, tensor in optimizer.items()]
-            give = lambda spec: stored(optimizer[spec.name])  # noqa: E731
-            write(Part(weights.write, (), None), Part(write_tensors, specs, give))
-        if team.groups is not None:
-            dist.barrier()
+        together(team.groups, lambda: _save_here(weights, optimizer, write) if team.rank == 0 else None)
         return
     tensors = {_WEIGHTS + name: tensor for name, tensor in team.held(weights.tensors()).items()}
     tensors.update({_OPTIMIZER + name: tensor for name, tensor in optimizer.items()})
@@ -63,6 +58,11 @@ def save(team: Team, weights: Any, optimizer: Mapping[str, Tensor], write: Calla
     write_whole(team.groups, holdings(tensors), [_WEIGHTS + name for name in weights.order()], write_both)
 
 
+def _save_here(weights: Any, optimizer: Mapping[str, Tensor], write: Callable[[Part, Part], None]) -> None:
+    specs = [_spec(name, tensor) for name, tensor in optimizer.items()]
+    write(Part(weights.write, (), None), Part(write_tensors, specs, lambda spec: stored(optimizer[spec.name])))
+
+
 def _spec(name: str, tensor: Tensor) -> TensorSpec:
-    array = stored(tensor)
-    return TensorSpec(name, tag_of(array), tuple(array.shape))
+    tag = FLOAT_TAGS.get(dtype_name(tensor)) or tag_of(stored(tensor))
+    return TensorSpec(name, tag, tuple(tensor.shape))

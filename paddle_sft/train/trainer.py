@@ -18,22 +18,27 @@ import paddle
 from paddlenlp.trainer import PrinterCallback, Trainer
 from paddlenlp.trainer.trainer_utils import get_scheduler
 
-from paddle_sft.core.errors import PaddleSFTError
+from paddle_sft.core.errors import PaddleSFTError, Terminated
 from paddle_sft.core.log import get_logger, rank
 from paddle_sft.data.collate import Batch
 from paddle_sft.data.pose import SkippedPositions
 from paddle_sft.losses.supervised import TokenMeter
 from paddle_sft.train import checkpoint
 from paddle_sft.train.callbacks import EarlyStopping, ProgressBar
-from paddle_sft.train.checkpoint import Progress, save_checkpoint
+from paddle_sft.train.checkpoint import Progress
 from paddle_sft.train.evaluate import DevSets, evaluate_sets
 from paddle_sft.train.feed import Feed, Step
 from paddle_sft.train.guard import Fault, StepGuard, StepLosses
+from paddle_sft.train.heartbeats import Radio
+from paddle_sft.train.host_optimizer import HostOptimizer
 from paddle_sft.train.hybrid import Passes
 from paddle_sft.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
 from paddle_sft.train.profile import StepProfile
-from paddle_sft.train.saving import save
+from paddle_sft.train.saver import Saver
+from paddle_sft.train.storage import Storage
 from paddle_sft.train.team import Team
+from paddle_sft.train.termination import Termination
+from paddle_sft.train.watchdog import Watchdog
 from paddle_sft.train.weights import trainable_parameters
 
 
@@ -49,6 +54,10 @@ class RunData:
     """Where the tokens of training samples stand; None: where they are."""
     team: Team = field(default_factory=Team)
     """The ranks of the run."""
+    offloads: bool = False
+    """Whether the optimizer's state is in host memory."""
+    storage: Optional[Storage] = None
+    """Who sees output_dir; None: this process, which is alone."""
 
 
 class SFTTrainer(Trainer):
@@ -79,8 +88,13 @@ class SFTTrainer(Trainer):
         self._best_folder = Path(args.output_dir)
         self._stage_name = ""
         self.team = data.team
+        self.storage = data.storage or Storage(None, Path(args.output_dir))
+        self.saver = Saver(Path(args.output_dir), args.save_total_limit, settings.use_async_save, self.team)
         self.guard = StepGuard(settings.nonfinite_step, settings.max_nonfinite_steps, self.team)
         self.passes = Passes(model, stage, self.team, data.fill, data.pose, args.seed)
+        self.termination = Termination()
+        limit, world = settings.hang_timeout, self.team.groups.world if self.team.groups else None
+        self.watchdog = Watchdog(limit, rank(), Radio(rank(), world if limit else None))
         self._watch()
 
     def require_same_run(self, resume_from: Path) -> None:
@@ -116,18 +130,40 @@ class SFTTrainer(Trainer):
             self.evaluate()
             self.control.should_training_stop = False
         try:
-            for step in range(first_step, self.feed.num_steps):
-                if self.control.should_training_stop:  # perhaps before the first: early stopping had spoken
-                    break
-                self._one_step(step)
-                self.progress.seconds = seconds_before + time.time() - began
-                self._follow_control()
+            with self.termination, self.watchdog:
+                for step in range(first_step, self.feed.num_steps):
+                    if self.control.should_training_stop:  # perhaps before the first: early stopping had spoken
+                        break
+                    self.saver.check()
+                    self._one_step(step)
+                    self.progress.seconds = seconds_before + time.time() - began
+                    is_leaving = self.termination.agreed and step + 1 < self.feed.num_steps
+                    self._follow_control(is_leaving)
+                    if is_leaving:
+                        self._leave()
+                with self.watchdog.pause("saving"):
+                    self.saver.finish()
         finally:
             self.feed.close()
+            self.saver.close()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         if self.args.load_best_model_at_end and self.progress.best_checkpoint:
-            self._read_weights(self._best_folder / self.progress.best_checkpoint)
+            self._read_weights(self._best())
+            self.storage.release()
         return self._summary()
+
+    def _best(self) -> Path:
+        return self.storage.fetch(self._best_folder / self.progress.best_checkpoint, checkpoint.require_best)
+
+    def _leave(self) -> None:
+        """End a run that was asked to stop, once its checkpoint is on the disk."""
+        with self.watchdog.pause("saving"):
+            self.saver.finish()
+        step = self.progress.global_step
+        raise Terminated(
+            f"SIGTERM came, so the run stopped after step {step} of {self.feed.num_steps} and saved "
+            f"{Path(self.args.output_dir) / f'checkpoint-{step}'}; the same command goes on from there"
+        )
 
     def _set_up(self, resume_from: Optional[Path]) -> None:
         self.is_in_train = True
@@ -147,6 +183,10 @@ class SFTTrainer(Trainer):
             restore_optimizer(self.optimizer, mine, checkpoint.optimizer_file(resume_from), others)
             self.lr_scheduler.set_state_dict(state.schedule)
             self.feed.restore(state.feed, self.progress.global_step)
+            if self.args.load_best_model_at_end and self.progress.best_checkpoint:
+                self._best()  # better now than at the end
+            self.storage.release()
+        self.storage.clean()
         self.state.max_steps = self.feed.num_steps
         self.state.num_train_epochs = math.ceil(self.feed.num_epochs)
         self.state.is_local_process_zero = self.state.is_world_process_zero = rank() == 0
@@ -178,22 +218,29 @@ class SFTTrainer(Trainer):
         return self.lr_scheduler
 
     def create_optimizer(self, lr_scheduler: Any = None) -> Any:
-        self.optimizer = build_optimizer(self.trainable, self.lr_scheduler, self.args)
-        if self.team.clips:
-            self.optimizer._grad_clip = None  # it sees a part of the gradients
+        clips = not self.team.clips  # else it sees a part of the gradients
+        build = partial(build_optimizer, schedule=self.lr_scheduler, arguments=self.args, clips=clips)
+        if self.data.offloads:
+            self.optimizer = HostOptimizer(self.trainable, self.team.shares(self.trainable)[0], build)
+        else:
+            self.optimizer = build(self.trainable)
         return self.optimizer
 
     # ---- one optimizer step ------------------------------------------------------------------------------------
 
     def _one_step(self, step: int) -> None:
+        self.watchdog.mark(step + 1, "reading data")
         data = self.feed.step(step)
+        self.watchdog.mark(step + 1, "computing")
         if data.stage != self._stage_name:
             self._stage_name = data.stage
             get_logger().info("data stage: %s, from step %d", data.stage, step + 1)
         if data.begins_epoch:
             self.control = self.callback_handler.on_epoch_begin(self.args, self.state, self.control)
         self.control = self.callback_handler.on_step_begin(self.args, self.state, self.control)
-        losses = self._forward_backward(step, data).of_all_ranks()
+        found = self._forward_backward(step, data)
+        losses = found.of_all_ranks(self.termination.asked)
+        self.termination.agreed = found.anyone_asked
         loss_sum, parameters = float(losses.sum()), list(self.trainable.values())
         fault = self.guard.fault_of_loss(step, data, losses)
         if fault is None and self.do_grad_scaling:  # too large a gradient in float16 is the scaler's to skip
@@ -250,12 +297,13 @@ class SFTTrainer(Trainer):
 
     # ---- logs, evaluation, checkpoints -------------------------------------------------------------------------
 
-    def _follow_control(self) -> None:
+    def _follow_control(self, is_leaving: bool) -> None:
         if self.control.should_log:
             self._log_interval()
         metrics = self.evaluate() if self.control.should_evaluate else None
-        if self.control.should_save:
-            self._save_checkpoint(self.model, metrics)
+        if self.control.should_save or is_leaving:
+            with self.watchdog.pause("saving"):
+                self._save_checkpoint(self.model, metrics)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 
     def _log_interval(self) -> None:
@@ -306,20 +354,16 @@ class SFTTrainer(Trainer):
         return {name: value for name, value in entries[-1].items() if name.startswith("eval_")}
 
     def _outputs(self, batch: Batch) -> Tuple[Any, Batch]:
+        self.watchdog.mark(self.progress.global_step, "evaluating")
         fitted = self.passes.fit(batch)
         with self.autocast_smart_context_manager():
             return self.passes.outputs(fitted), fitted
 
     def _save_checkpoint(self, model: Any, metrics: Optional[Dict[str, float]] = None) -> None:
-        output_dir = Path(self.args.output_dir)
-        folder = output_dir / f"checkpoint-{self.progress.global_step}"
-        self._remember_best(metrics, folder.name)
+        self._remember_best(metrics, f"checkpoint-{self.progress.global_step}")
         state = checkpoint.RunState(self._run, self.lr_scheduler.state_dict(), self.feed.state())
         mine, _ = self.team.shares(self.trainable)
-        optimizer = optimizer_tensors(self.optimizer, mine)
-        save(self.team, self.weights, optimizer, lambda *parts: save_checkpoint(folder, *parts, state, self.progress))
-        if rank() == 0:
-            checkpoint.remove_old(output_dir, self.args.save_total_limit, self.progress.best_checkpoint)
+        self.saver.save(self.weights, optimizer_tensors(self.optimizer, mine), state, self.progress)
 
     def _best_metric_name(self) -> str:
         name = self.args.metric_for_best_model or "loss"

@@ -57,6 +57,7 @@ def training_arguments(arguments: Arguments, half_precision: str) -> Any:
         fp16=half_precision == "fp16",
         report_to=[name for name in arguments.train.report_to if name != "none"],
         resume_from_checkpoint=None,
+        use_async_save=False,  # ours is train/saver.py
         unified_checkpoint=False,  # ours are layout-independent by themselves
         disable_tqdm=True,  # our progress bar, not PaddleNLP's
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -11,6 +12,7 @@ import paddle
 from paddle import nn
 
 from paddle_sft.adapters.base import model_updates
+from paddle_sft.adapters.saved import OF_MODEL
 from paddle_sft.adapters.state import (
     ADAPTER_WEIGHTS,
     adapter_tensors,
@@ -20,6 +22,7 @@ from paddle_sft.adapters.state import (
     save_adapter,
 )
 from paddle_sft.core.errors import CheckpointError
+from paddle_sft.core.later import perform
 from paddle_sft.core.tensorfile import TensorFile, TensorSpec, write_arrays
 from paddle_sft.models.hub import assign, dtype_name, stored, unique_parameters, whole_shapes
 from paddle_sft.models.quantised import schemes_of
@@ -99,7 +102,7 @@ class FullWeights(_Followed):
             dtype = dtype_name(next(iter(self.tensors().values())))
             write_weights(folder, specs, produce, renames_of(self.model), "paddle")
             write_config(folder, self.model.config, "paddle", dtype)
-        copy_tokenizer(self.tokenizer_folder, folder)
+        perform(partial(copy_tokenizer, self.tokenizer_folder, folder))
 
     def read(self, folder: Path) -> None:
         weights = ModelWeights(folder, renames_of(self.model))
@@ -140,17 +143,24 @@ class AdapterWeights(_Followed):
     def write(self, folder: Path, specs: Sequence[TensorSpec] = (), produce: Optional[Produce] = None) -> None:
         """Write all of it. Where the model here is a share, `specs` say what there is and `produce` gives it."""
         config, arrays = self.config, None if produce is None else {spec.name: produce(spec) for spec in specs}
-        if self.is_result and arrays is None:
-            config, arrays = for_use(self.model, config)
+        if self.is_result:
+            config, used = for_use(self.model, config)
+            arrays = used if arrays is None else _with_parts_of_model(arrays, used)
         save_adapter(folder, self.model, self.method, config, arrays=arrays)
         self._write_memory(Path(folder))
-        copy_tokenizer(self.tokenizer_folder, folder)
+        perform(partial(copy_tokenizer, self.tokenizer_folder, folder))
 
     def read(self, folder: Path) -> None:
         if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
             raise CheckpointError(f"{folder} lacks {ADAPTER_WEIGHTS}: it was made by a run without lora")
         fill_adapter(self.model, read_adapter(folder))
         self._read_memory(Path(folder))
+
+
+def _with_parts_of_model(arrays: Dict[str, np.ndarray], used: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    """Whole arrays with what is used of the parts that lie on the model, which every rank has whole."""
+    of_layers = {name: array for name, array in arrays.items() if not name.startswith(OF_MODEL)}
+    return {**of_layers, **{name: array for name, array in used.items() if name.startswith(OF_MODEL)}}
 
 
 def _describe_model(model: nn.Layer) -> Dict[str, Any]:

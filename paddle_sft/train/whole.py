@@ -13,6 +13,7 @@ from paddle_sft.core.tensorfile import FLOAT_TAGS, TensorSpec, numpy_type
 from paddle_sft.models.hub import dtype_name, stored
 from paddle_sft.models.part_of import PartOf
 from paddle_sft.models.split import part_of
+from paddle_sft.parallel.agree import agree
 from paddle_sft.parallel.groups import Groups, gather_objects
 
 Produce = Callable[[TensorSpec], np.ndarray]
@@ -46,7 +47,7 @@ def write_whole(groups: Groups, here: Mapping[str, Holding], order: Sequence[str
         write: is called on the first rank with what there is, and asks for one array at a time, in this order.
 
     Raises:
-        Exception: what `write` raised, on the first rank; RuntimeError on the others.
+        Exception: what `write` raised, on the first rank; what `agree` makes of it on the others.
     """
     mine = {name: (_tag(one.tensor), one.shape, one.part, tuple(one.tensor.shape)) for name, one in here.items()}
     of_ranks = gather_objects(mine, groups.world)
@@ -57,7 +58,7 @@ def write_whole(groups: Groups, here: Mapping[str, Holding], order: Sequence[str
     if groups.rank != 0:
         for name in names:
             _give(name, here, sources[name], groups.rank)
-        _agree(groups, None)
+        agree(groups, None)
         return
     specs = [TensorSpec(name, *of_ranks[sources[name][0]][name][:2]) for name in names]
     taken: List[str] = []
@@ -73,7 +74,7 @@ def write_whole(groups: Groups, here: Mapping[str, Holding], order: Sequence[str
         failure = error
     for spec in specs[len(taken) :]:
         _take(spec, here, sources[spec.name], of_ranks)
-    _agree(groups, failure)
+    agree(groups, failure)
 
 
 def _sources(name: str, of_ranks: Sequence[Mapping[str, Tuple]]) -> List[int]:
@@ -87,7 +88,13 @@ def _sources(name: str, of_ranks: Sequence[Mapping[str, Tuple]]) -> List[int]:
 
 def _give(name: str, here: Mapping[str, Holding], sources: Sequence[int], rank: int) -> None:
     if rank in sources:
-        dist.send(here[name].tensor.detach().contiguous(), dst=0)
+        dist.send(_on_device(here[name].tensor.detach()).contiguous(), dst=0)
+
+
+def _on_device(tensor: Tensor) -> Tensor:
+    """NCCL sends what is on the GPU; state that is in host memory (`offload`) is not. Elsewhere it is there already."""
+    is_there = paddle.get_device() == "cpu" or not tensor.place.is_cpu_place()
+    return tensor if is_there else tensor.cuda()
 
 
 def _take(
@@ -107,15 +114,6 @@ def _take(
         whole = np.empty(spec.shape, numpy_type(spec.tag)) if whole is None else whole
         part.put(array, whole)
     return whole
-
-
-def _agree(groups: Groups, failure: Optional[BaseException]) -> None:
-    """All ranks go on, or none does."""
-    failed = gather_objects("" if failure is None else repr(failure), groups.world)
-    if failure is not None:
-        raise failure
-    if failed[0]:
-        raise RuntimeError(f"rank 0 could not write: {failed[0]}")
 
 
 def _tag(tensor: Tensor) -> str:

@@ -26,7 +26,7 @@ def load(tmp_path, **keys):
         ({**TP, "sep_parallel_degree": 2}, "sep_parallel_degree 2 with tensor_parallel_degree 2"),
         ({"sharding": "stage4"}, "allowed: stage1, stage2, stage3"),
         ({"sharding": "stage1 stage2"}, "allowed: stage1, stage2, stage3"),
-        ({"sharding": "stage2 offload"}, "offload is not available yet"),
+        ({"sharding": "offload"}, "offload needs a stage; write stage1 offload"),
         ({"sharding_parallel_degree": 2}, 'add "sharding": "stage1"'),
         ({"sharding": "stage1", "sharding_parallel_degree": 1}, "among 1 rank shares nothing"),
         ({**PP, "sharding": "stage3"}, "use stage1 beside it"),

@@ -56,7 +56,6 @@ def test_blocks_and_scales_have_their_keys(read):
         (dict(weight_quantize_algo={}), "gives each algorithm a list of layers"),
         (dict(weight_quantize_algo="nf4", lora=False), "freezes the base, and without an adapter.*lora"),
         (dict(weight_quantize_algo="nf4", tensor_parallel_degree=2), "weight_quantize_algo does not go with tensor"),
-        (dict(weight_quantize_algo="nf4", pipeline_parallel_degree=2), "weight_quantize_algo does not go with pipe"),
         (dict(weight_quantize_algo="nf4", weight_blocksize=0), "weight_blocksize must be at least 1, or -1"),
         (dict(quantization_bit=3), "quantization_bit.*4.*8"),
         (dict(load_in_4bit=True, load_in_8bit=True), "load_in_8bit"),

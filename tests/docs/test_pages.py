@@ -179,9 +179,8 @@ def test_keys_in_the_tables_exist(name):
     """A key that starts a row of a table of arguments is one of a command's."""
     from paddle_sft.arguments import keys
 
-    commands = ("finetune", "merge", "generate", "quantize", "combine", "export")
-    catalogues = [getattr(keys, f"{command}_catalogue") for command in commands]
-    known = {key for make in catalogues for key in make().spellings()}
+    catalogues = [keys.finetune_catalogue(), *map(keys.command_catalogue, keys.COMMANDS)]
+    known = {key for catalogue in catalogues for key in catalogue.spellings()}
     head = r"^\| (?:Key|参数) \| (?:Default|默认值).*\n"
     tables = re.findall(head + r"(?:\|.*\n)+", prose(BY_NAME[name]), flags=re.MULTILINE)
     for table in tables:

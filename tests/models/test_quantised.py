@@ -196,7 +196,7 @@ def test_the_plan_shows_what_is_quantised_how_and_what_is_not(model_folder):
 def test_a_share_of_codes_is_refused(model_folder):
     from paddle_sft.models.split import Share
 
-    with pytest.raises(ArgumentError, match="tensor and pipeline parallelism can't split its codes"):
+    with pytest.raises(ArgumentError, match="tensor parallelism can't split the codes of a layer"):
         load_model(model_folder(), "float32", Share(tensor=2), NF4)
 
 

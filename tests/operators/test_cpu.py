@@ -13,7 +13,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from paddle_sft.attention.segments import Scoring, composed_attention
+from paddle_sft.attention.segments import Scoring, Wanted, composed_attention, segment_attention
 from paddle_sft.models import fast
 from paddle_sft.operators import build, cpu
 
@@ -111,6 +111,23 @@ def test_attention_inside_segments(lengths, window, heads, groups):
     require_equal(
         lambda q, k, v: cpu.SegmentAttention.apply(q, k, v, starts, window, 0.3),
         lambda q, k, v: composed_attention(q, k, v, lengths, Scoring(0.3, window)),
+        inputs,
+    )
+
+
+PLACES = [[0], [0, 4], [64], [1, 2, 3, 70, 71, 130], list(range(0, 140, 3)), list(range(140))]
+
+
+@pytest.mark.parametrize("window", [0, 1, 5])
+@pytest.mark.parametrize("places", PLACES, ids=lambda places: f"{len(places)} from {places[0]}")
+def test_attention_of_some_queries(places, window):
+    """What all would get, and gradients as if the others' outputs were not used; some segments ask nothing."""
+    lengths, places = [[7, 1, 130, 2]], np.array(places, dtype=np.int64)
+    inputs = [tensor(1, 140, count, 8, seed=count) for count in (6, 2, 2)]
+    wanted = Wanted(places)
+    require_equal(
+        lambda q, k, v: segment_attention(q, k, v, lengths, Scoring(0.3, window), wanted),
+        lambda q, k, v: wanted.take(composed_attention(q, k, v, lengths, Scoring(0.3, window))),
         inputs,
     )
 

@@ -143,6 +143,25 @@ def test_what_is_not_finite_stays_visible(bad):
     assert not np.isfinite(found[3]).any() and np.isfinite(found[np.arange(100) != 3]).all()
 
 
+@pytest.mark.parametrize("transpose_x, transpose_y", [(False, False), (True, True)])
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("rows, inner, columns", [(100, 64, 97), (1100, 700, 1100)])
+def test_infinity_is_what_it_is_in_float32(rows, inner, columns, adds, transpose_x, transpose_y):
+    """In either side, next to numbers of which the second part is 0, in one of several parts of a large product."""
+    x, y, total = tensor(rows, inner), tensor(inner, columns, seed=1).detach(), tensor(rows, columns, seed=2).detach()
+    x, y = x.detach().numpy(), y.numpy()
+    y[inner - 1, :9] = 1.0
+    x[rows - 1, inner - 1], x[7, 1], x[9, 2], y[3, columns - 2] = np.inf, -np.inf, np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        expected = x.astype("float64") @ y.astype("float64") + (double(total) if adds else 0.0)
+    given = [paddle.to_tensor(one.T.copy() if turned else one) for one, turned in ((x, transpose_x), (y, transpose_y))]
+    found = product(*given, transpose_x, transpose_y, add_to=total if adds else None).numpy()
+    finite = np.isfinite(expected)
+    assert (finite.sum(), np.isposinf(expected).any()) == ((rows - 3) * (columns - 1), True)
+    np.testing.assert_array_equal(found[~finite], expected[~finite].astype("float32"))
+    np.testing.assert_allclose(found[finite], expected[finite], rtol=0, atol=2e-6 * np.abs(expected[finite]).max())
+
+
 @pytest.mark.parametrize("transpose_x, transpose_y", [(False, False), (True, False), (False, True), (True, True)])
 def test_tiny_numbers_leave_their_neighbours_alone(transpose_x, transpose_y):
     """The last of the three parts of a number below 1e-33 is no bfloat16 number."""

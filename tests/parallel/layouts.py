@@ -25,6 +25,7 @@ _S1 = {"sharding": "stage1"}
 TWO: Dict[str, Dict[str, Any]] = {
     "tp2": _TP, "pp2": _PP, "dp2": {},
     "stage1": _S1, "stage2": {"sharding": "stage2"}, "stage3": {"sharding": "stage3"},
+    "stage3-offload": {"sharding": "stage3 offload"},
     "sp2": {**_TP, **_SP}, "sep2": {"sep_parallel_degree": 2},
 }  # fmt: skip
 FOUR: Dict[str, Dict[str, Any]] = {
@@ -128,12 +129,12 @@ def distances(one: Path, other: Path) -> Dict[str, float]:
     return {
         "loss": max(abs(a - b) for a, b in zip(first, second)),
         "evaluation": max(abs(a - b) for a, b in measured),
-        "weights": _farthest(one / weights, other / weights),
-        "moments": _farthest(one / moments, other / moments),
+        "weights": farthest(one / weights, other / weights),
+        "moments": farthest(one / moments, other / moments),
     }
 
 
-def _farthest(one: Path, other: Path) -> float:
+def farthest(one: Path, other: Path) -> float:
     first, second = TensorFile(one), TensorFile(other)
     assert set(first.specs) == set(second.specs), sorted(set(first.specs) ^ set(second.specs))[:4]
     return max(float(np.abs(first.read(name) - second.read(name)).max()) for name in first.specs)

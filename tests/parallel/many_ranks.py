@@ -36,11 +36,13 @@ def main(jobs: str) -> int:
         topology._HYBRID_PARALLEL_GROUP = None  # fleet starts once a process; here every run has a layout of its own
         if "_rewind" in job:
             rewind(*map(Path, job["_rewind"]))
+        if "_machines" in job:  # each rank works in a folder of its own: one command, and a disk a rank
+            os.chdir(Path(job["_machines"]) / str(rank()))
         begin = time.time()
         code = run("paddle_sft.cli.finetune", [job["file"]])
         print(f"ran {Path(job['file']).stem}: {code} in {time.time() - begin:.1f} s", flush=True)
-        if code:
-            return code
+        if code != job.get("_code", 0):
+            return code or 1
     return 0
 
 

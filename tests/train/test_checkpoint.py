@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 
 import numpy as np
@@ -20,6 +21,8 @@ from paddle_sft.train.checkpoint import (
     optimizer_file,
     read_progress,
     remove_old,
+    remove_unfinished,
+    require_best,
     require_good,
     save_checkpoint,
 )
@@ -115,17 +118,70 @@ def test_another_run_is_refused(tmp_path, changes, words):
 
 
 def test_the_newest_are_kept_and_the_best(output_dir):
-    remove_old(output_dir, 2, None)
+    remove_old(output_dir / "checkpoint-10", 2, None)
     assert names(list_checkpoints(output_dir)) == ["checkpoint-9", "checkpoint-10"]
-    save(output_dir, 11)
-    remove_old(output_dir, 1, "checkpoint-9")
+    remove_old(save(output_dir, 11), 1, "checkpoint-9")
     assert names(list_checkpoints(output_dir)) == ["checkpoint-9", "checkpoint-11"]
 
 
 @pytest.mark.parametrize("limit", [None, 0, -1, 3, 99])
 def test_without_a_limit_all_are_kept(output_dir, limit):
-    remove_old(output_dir, limit, None)
+    remove_old(output_dir / "checkpoint-10", limit, None)
     assert len(list_checkpoints(output_dir)) == 3
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_damaged_newer_one_does_not_push_out_the_last_good_one(output_dir, limit):
+    """Taken back to step 2 because 9 and 10 are damaged, the run saves its step 5."""
+    for step in (9, 10):
+        (output_dir / f"checkpoint-{step}" / "weights").write_bytes(b"short")
+    remove_old(save(output_dir, 5), limit, None)
+    assert last_good(output_dir).name == "checkpoint-5"
+    assert (output_dir / "checkpoint-2").is_dir() == (limit == 2)
+
+
+def test_damaged_ones_do_not_count_as_kept(output_dir):
+    (output_dir / "checkpoint-9" / "weights").write_bytes(b"short")
+    remove_old(output_dir / "checkpoint-10", 2, None)
+    assert names(list_checkpoints(output_dir)) == ["checkpoint-2", "checkpoint-10"]
+
+
+def test_a_changed_byte_is_found(output_dir):
+    file = output_dir / "checkpoint-10" / OPTIMIZER
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert last_good(output_dir).name == "checkpoint-9"
+    with pytest.raises(CheckpointError, match="checkpoint-10 is damaged: .*optimizer.*was changed after it was writ"):
+        find_resume(output_dir, str(output_dir / "checkpoint-10"), False)
+
+
+def test_zeros_in_the_place_of_what_never_reached_the_disk_are_found(output_dir):
+    """The right size with wrong content: what some file systems leave after a power failure."""
+    file = output_dir / "checkpoint-10" / OPTIMIZER
+    file.write_bytes(bytes(file.stat().st_size))
+    assert last_good(output_dir).name == "checkpoint-9"
+
+
+def test_what_was_being_written_is_named_and_what_was_being_replaced_comes_back(output_dir, caplog, monkeypatch):
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    (output_dir / "checkpoint-10").rename(output_dir / ".unfinished-old-checkpoint-10")
+    shutil.copytree(output_dir / "checkpoint-9", output_dir / ".unfinished-checkpoint-11")  # killed before its rename
+    assert find_resume(output_dir, None, False).name == "checkpoint-10"
+    assert {record.getMessage() for record in caplog.records} == {
+        f"passing over {output_dir / 'checkpoint-11'}: the run was killed while it was written"
+    }
+    remove_unfinished(output_dir)
+    assert sorted(names(output_dir.iterdir())) == ["checkpoint-10", "checkpoint-2", "checkpoint-9"]
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_a_best_checkpoint_that_is_gone_or_damaged_is_no_result(output_dir, harm):
+    best = output_dir / "checkpoint-9"
+    assert require_best(best) == best
+    shutil.rmtree(best) if harm == "gone" else (best / "weights").write_bytes(bytes(9) + b"x")
+    with pytest.raises(CheckpointError, match="the best checkpoint so far, .*checkpoint-9, is gone or damaged"):
+        require_best(best)
 
 
 @pytest.mark.parametrize("earlier", [True, False])

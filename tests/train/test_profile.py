@@ -6,6 +6,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import paddle
 import pytest
 
@@ -106,6 +107,15 @@ def test_the_work_of_attention_is_below_the_diagonal():
     )
     half = (4**2 + 3**2) * 4 * 8  # of the square: a product has two operations for each pair and number
     assert work == {"attention": 2 * half, "attention_grad": 5 * half}
+
+
+@needs_compiler
+def test_the_work_of_some_queries_is_what_they_see():
+    query, key, value = (paddle.randn([1, width, 4, 8]) for width in (3, 7, 7))
+    rows, places = cpu.starts_of([[4, 3]]), np.array([1, 3, 6])
+    work = counted(lambda: cpu.SegmentAttention.apply(query, key, value, rows, 0, 0.3, places))
+    seen = 2 * (2 + 4 + 3) - 3  # a token itself counts half, as on the diagonal of a square
+    assert work == {"attention": 2 * seen * 4 * 8}
 
 
 @needs_compiler

@@ -22,6 +22,7 @@ class AdaLoRABudget(ModelUpdate):
     """
 
     starts_at_zero = True
+    splits = ("sep",)
 
     def __init__(self, facts: ModelFacts, config: Any, dtype: str) -> None:
         super().__init__(facts, config, dtype)

@@ -24,6 +24,9 @@ class AdaLoRADelta(Delta):
     and short runs learn little.
     """
 
+    splits = ("sep",)
+    why_not_split = "it weighs the whole gradients of all layers against one another"
+
     def __init__(self, in_features: int, out_features: int, config: AdaLoRAConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
         self.scaling = config.scaling

@@ -8,7 +8,7 @@ from typing import Any, Dict
 from paddle_sft.adapters.base import AdapterConfig
 from paddle_sft.adapters.targets import ALL_LINEAR, Targets
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.models.linears import bias_of
+from paddle_sft.models.linears import has_bias
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class BitFitConfig(AdapterConfig):
 
     def on(self, linears: Dict[str, Any], targets: Targets) -> BitFitConfig:
         """Every linear layer with a bias, unless the user names layers."""
-        biased = [path for path, layer in linears.items() if bias_of(layer) is not None]
+        biased = [path for path, layer in linears.items() if has_bias(layer)]
         if not biased:
             raise ArgumentError(
                 "adapter bitfit trains biases, and no linear layer of this model has one (of Llama's kind few models "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Dict, Optional
 
 import paddle
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import Delta
+from paddle_sft.adapters.base import EVERY_SPLIT, Delta
 from paddle_sft.adapters.bitfit.config import BitFitConfig
+from paddle_sft.models.linears import LowRank
 
 
 class BitFitDelta(Delta):
@@ -18,6 +19,8 @@ class BitFitDelta(Delta):
     as any. AdamW moves both alike, but for weight decay, which biases are spared.
     """
 
+    splits = EVERY_SPLIT
+
     def __init__(self, in_features: int, out_features: int, config: BitFitConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
         zero = nn.initializer.Constant(0.0)
@@ -25,6 +28,9 @@ class BitFitDelta(Delta):
 
     def delta(self, x: Tensor) -> Tensor:
         return self.bias_delta
+
+    def split_axes(self, low_rank: LowRank) -> Dict[str, int]:
+        return {"bias_delta": 0} if low_rank.is_by_columns else {}
 
     def delta_weight(self) -> Tensor:
         return paddle.zeros([self.in_features, self.out_features])

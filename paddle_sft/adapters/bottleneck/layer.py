@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Dict
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import Update
+from paddle_sft.adapters.base import EVERY_SPLIT, Update
 from paddle_sft.adapters.bottleneck.config import BottleneckConfig
+from paddle_sft.core.errors import ArgumentError
+from paddle_sft.models.linears import LowRank
 
 
 class BottleneckUpdate(Update):
@@ -18,6 +21,7 @@ class BottleneckUpdate(Update):
     Shapes: h [..., out], D [out, m], d [m], U [m, out], u [out]. U and u start at zero, D is uniform in +-1/sqrt(out).
     """
 
+    splits = EVERY_SPLIT
     why_not_merge = (
         "what it adds goes through an activation, and no matrix does that; give the adapter to paddle-sft generate "
         "(--lora_path), or train a method that can be merged, such as lora"
@@ -36,6 +40,14 @@ class BottleneckUpdate(Update):
     def forward(self, x: Tensor, base: nn.Layer) -> Tensor:
         h = base(x)
         return h + (self.activation(h @ self.down_weight + self.down_bias) @ self.up_weight + self.up_bias)
+
+    def split_axes(self, low_rank: LowRank) -> Dict[str, int]:
+        if low_rank.is_by_columns:
+            raise ArgumentError(
+                "adapter bottleneck reads the whole output of a layer, and under tensor parallelism each rank has some "
+                "columns of it; leave lora_target_modules out, which adapts the last layers of attention and MLP"
+            )
+        return {}
 
     @staticmethod
     def count(in_features: int, out_features: int, config: BottleneckConfig) -> int:

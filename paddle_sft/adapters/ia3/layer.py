@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Dict, Optional
 
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import Update
+from paddle_sft.adapters.base import EVERY_SPLIT, Update
 from paddle_sft.adapters.ia3.config import IA3Config
+from paddle_sft.models.linears import LowRank
 
 
 class IA3Update(Update):
@@ -17,6 +18,8 @@ class IA3Update(Update):
     Shapes: x [..., in], y [..., out], l [out] or [in]. l starts at one.
     """
 
+    splits = EVERY_SPLIT
+
     def __init__(self, in_features: int, out_features: int, config: IA3Config, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
         self.scales_input = config.scales_input
@@ -25,6 +28,9 @@ class IA3Update(Update):
 
     def forward(self, x: Tensor, base: nn.Layer) -> Tensor:
         return base(x * self.ia3_l) if self.scales_input else base(x) * self.ia3_l
+
+    def split_axes(self, low_rank: LowRank) -> Dict[str, int]:
+        return {"ia3_l": 0} if low_rank.is_by_columns != self.scales_input else {}
 
     def merged_weight(self, weight: Tensor) -> Tensor:
         scale = self.ia3_l.astype("float32")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import List
+from typing import Dict, List
 
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import Delta
+from paddle_sft.adapters.base import EVERY_SPLIT, Delta
 from paddle_sft.adapters.loha.config import LoHaConfig
+from paddle_sft.models.linears import LowRank
 
 
 class LoHaDelta(Delta):
@@ -21,6 +22,8 @@ class LoHaDelta(Delta):
     Khatri-Rao products. That takes rank^2 (in + out) multiplications a token, and memory for rank^2 numbers a token,
     where the matrix takes in * out of both.
     """
+
+    splits = EVERY_SPLIT
 
     def __init__(self, in_features: int, out_features: int, config: LoHaConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
@@ -38,9 +41,13 @@ class LoHaDelta(Delta):
 
     def delta(self, x: Tensor) -> Tensor:
         squared = self.hada_w1_a.shape[0] ** 2
-        down = (self.hada_w1_b.unsqueeze(2) * self.hada_w2_b.unsqueeze(1)).reshape([self.in_features, squared])
-        up = (self.hada_w1_a.unsqueeze(1) * self.hada_w2_a.unsqueeze(0)).reshape([squared, self.out_features])
-        return (x @ down * self.scaling) @ up
+        down = (self.hada_w1_b.unsqueeze(2) * self.hada_w2_b.unsqueeze(1)).reshape([-1, squared])
+        up = (self.hada_w1_a.unsqueeze(1) * self.hada_w2_a.unsqueeze(0)).reshape([squared, -1])
+        low = x @ down * self.scaling
+        return (low if self.low_rank is None else self.low_rank.between(low)) @ up
+
+    def split_axes(self, low_rank: LowRank) -> Dict[str, int]:
+        return {"hada_w1_a": 1, "hada_w2_a": 1} if low_rank.is_by_columns else {"hada_w1_b": 0, "hada_w2_b": 0}
 
     def delta_weight(self) -> Tensor:
         b1, a1, b2, a2 = (

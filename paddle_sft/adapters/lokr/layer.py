@@ -8,7 +8,7 @@ from typing import List
 import paddle
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import Delta
+from paddle_sft.adapters.base import WITH_WHOLE_LAYERS, Delta
 from paddle_sft.adapters.lokr.config import LoKrConfig
 
 
@@ -18,6 +18,9 @@ class LoKrDelta(Delta):
     Shapes: x [..., in], W1 [small in, small out], W2 [large in, large out]; a factor that is a product is b a, with
     b [in, rank] and a [rank, out]. W1 (or its a) starts at zero, the rest is uniform in +-1/sqrt(in of the factor).
     """
+
+    splits = WITH_WHOLE_LAYERS
+    why_not_split = "its factors belong to the sides of a whole layer"
 
     def __init__(self, in_features: int, out_features: int, config: LoKrConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)

@@ -16,8 +16,6 @@ class LoRAEmbedding(LoRADelta):
     implementation's choice): a token's row of A gets its gradient through B. Dropout leaves out whole tokens.
     """
 
-    splits = False
-
     def start(self, base: nn.Layer) -> None:
         self.lora_a.set_value(paddle.zeros_like(self.lora_a))
         self.lora_b.set_value(paddle.randn(self.lora_b.shape).astype(self.lora_b.dtype))

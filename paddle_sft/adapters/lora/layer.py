@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import Delta, Update
+from paddle_sft.adapters.base import EVERY_SPLIT, Delta, Update
 from paddle_sft.adapters.lora.config import LoRAConfig
 from paddle_sft.adapters.lora.singular import factors_of_rest
 from paddle_sft.models.linears import LowRank
-from paddle_sft.models.split import keep_part
 
 
 def add_factors(update: Update, config: LoRAConfig, dtype: str) -> None:
@@ -35,7 +34,7 @@ class LoRADelta(Delta):
     outputs; A is uniform in +-1/sqrt(in) (Kaiming with a = sqrt(5), the reference implementation's choice).
     """
 
-    splits = True
+    splits = EVERY_SPLIT
 
     def __init__(self, in_features: int, out_features: int, config: LoRAConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
@@ -64,12 +63,8 @@ class LoRADelta(Delta):
         # scaling on the [..., rank] product: a fraction of the work it would be on [..., out]
         return (x @ self.lora_a * self.scaling) @ self.lora_b
 
-    def split(self, low_rank: LowRank) -> None:
-        self.low_rank = low_rank
-        name, axis = ("lora_b", 1) if low_rank.is_by_columns else ("lora_a", 0)
-        keep_part(self, name, axis, low_rank.range_of(getattr(self, name).shape[axis]))
-        if low_rank.of_tokens:
-            (self.lora_a if low_rank.is_by_columns else self.lora_b).sequence_parallel = True
+    def split_axes(self, low_rank: LowRank) -> Dict[str, int]:
+        return {"lora_b": 1} if low_rank.is_by_columns else {"lora_a": 0}
 
     def delta_weight(self) -> Tensor:
         """float32 [in, out]; float32 because bfloat16 would round the update away on merge."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Dict, Tuple
 
 import paddle
 from paddle import Tensor, nn
 
+from paddle_sft.adapters.base import EVERY_SPLIT
 from paddle_sft.adapters.lora.config import LoRAConfig, PiSSAConfig
 from paddle_sft.adapters.lora.layer import LoRADelta
 from paddle_sft.adapters.lora.singular import leading_singular
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.models.linears import weight_matrix
+from paddle_sft.models.linears import LowRank, weight_matrix
 
 
 class StartedDelta(LoRADelta):
@@ -20,8 +21,6 @@ class StartedDelta(LoRADelta):
     The papers take scaling * A0 B0 out of the frozen weight; here the weight stays, and the two low-rank products are
     one of rank 2r: x [A | A0] times B above -B0. So the trained adapter is plain LoRA of rank 2r.
     """
-
-    splits = False
 
     def __init__(self, in_features: int, out_features: int, config: LoRAConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
@@ -53,7 +52,11 @@ class StartedDelta(LoRADelta):
         if self.dropout and self.training:
             x = nn.functional.dropout(x, self.dropout)
         a, b = self.plain_factors()
-        return (x @ a * self.scaling) @ b
+        low = x @ a * self.scaling
+        return (low if self.low_rank is None else self.low_rank.between(low)) @ b
+
+    def split_axes(self, low_rank: LowRank) -> Dict[str, int]:
+        return {"lora_b": 1, "start_b": 1} if low_rank.is_by_columns else {"lora_a": 0, "start_a": 0}
 
     def delta_weight(self) -> Tensor:
         a, b = self.plain_factors()
@@ -65,6 +68,8 @@ class PiSSADelta(StartedDelta):
 
     A0 = U_r sqrt(S_r / scaling), B0 = sqrt(S_r / scaling) V_r': scaling * A0 B0 is the nearest matrix of rank r.
     """
+
+    splits = EVERY_SPLIT
 
     def __init__(self, in_features: int, out_features: int, config: PiSSAConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
@@ -79,6 +84,8 @@ class PiSSADelta(StartedDelta):
 class OLoRADelta(StartedDelta):
     """Start from the QR decomposition of W' [out, in] (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775, section 3):
     B0 are the first r columns of Q, transposed, and A0 the first r rows of R, transposed."""
+
+    splits = EVERY_SPLIT
 
     def factors_of(self, weight: Tensor) -> Tuple[Tensor, Tensor]:
         q, r = paddle.linalg.qr(weight.T)

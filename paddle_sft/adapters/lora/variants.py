@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import AdapterConfig, Delta
+from paddle_sft.adapters.base import EVERY_SPLIT, WITH_WHOLE_LAYERS, AdapterConfig, Delta
 from paddle_sft.adapters.lora.config import LoRAConfig
 from paddle_sft.adapters.lora.layer import LoRADelta
 from paddle_sft.core.errors import ArgumentError
@@ -22,7 +22,7 @@ class MosLoRADelta(LoRADelta):
     M starts as a random orthogonal matrix, one of the paper's two starts that train well: lengths stay as they are.
     """
 
-    splits = False
+    splits = EVERY_SPLIT
 
     def __init__(self, in_features: int, out_features: int, config: LoRAConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
@@ -33,7 +33,12 @@ class MosLoRADelta(LoRADelta):
     def delta(self, x: Tensor) -> Tensor:
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
-        return (x @ self.lora_a * self.scaling) @ self.lora_mixer @ self.lora_b
+        low = x @ self.lora_a * self.scaling
+        if self.low_rank is None:
+            return low @ self.lora_mixer @ self.lora_b
+        if self.low_rank.is_by_columns:
+            return self.low_rank.between(low @ self.lora_mixer) @ self.lora_b
+        return self.low_rank.between(low) @ self.lora_mixer @ self.lora_b
 
     def delta_weight(self) -> Tensor:
         a, mixer, b = (one.astype("float32") for one in (self.lora_a, self.lora_mixer, self.lora_b))
@@ -60,6 +65,8 @@ class LoRAFAConfig(LoRAConfig):
 
 class LoRAFADelta(LoRADelta):
     """LoRA whose A stays at its random start: an update then lies in r directions of the input that are drawn once."""
+
+    splits = EVERY_SPLIT
 
     def __init__(self, in_features: int, out_features: int, config: LoRAFAConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
@@ -96,6 +103,9 @@ class MoRADelta(Delta):
     embedding rotates position i (equation 9), so that M tells the groups apart. decompress writes the groups' outputs
     one after the other, cut to `out`, or repeated up to it. There is no alpha.
     """
+
+    splits = WITH_WHOLE_LAYERS
+    why_not_split = "its square matrix reads groups of inputs that lie across the parts of a layer"
 
     def __init__(self, in_features: int, out_features: int, config: MoRAConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Dict
+
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import Update
+from paddle_sft.adapters.base import EVERY_SPLIT, Update
 from paddle_sft.adapters.oft.config import OFTConfig
+from paddle_sft.core.errors import ArgumentError
+from paddle_sft.models.linears import LowRank
 
 
 class OFTUpdate(Update):
@@ -18,6 +22,8 @@ class OFTUpdate(Update):
     (I + S) (I - S)^-1, orthogonal as far as S is small; without a series (I - S) (I + S)^-1, which turns the other way.
     Both are PEFT's, so that folders keep their meaning.
     """
+
+    splits = EVERY_SPLIT
 
     def __init__(self, in_features: int, out_features: int, config: OFTConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
@@ -42,9 +48,19 @@ class OFTUpdate(Update):
         return rotation + power @ skew
 
     def forward(self, x: Tensor, base: nn.Layer) -> Tensor:
-        blocks = x.reshape([-1, self.in_features // self.block, self.block]).transpose([1, 0, 2])
+        blocks = x.reshape([-1, self.oft_r.shape[0], self.block]).transpose([1, 0, 2])
         turned = blocks @ self.rotation().astype(x.dtype)
         return base(turned.transpose([1, 0, 2]).reshape(x.shape))
+
+    def split_axes(self, low_rank: LowRank) -> Dict[str, int]:
+        if low_rank.is_by_columns:
+            return {}
+        if not low_rank.cuts_between(self.block):
+            raise ArgumentError(
+                f"adapter oft turns inputs in blocks of {self.block}, and tensor parallelism cuts one of a layer with "
+                f"{self.in_features} inputs in two; choose an oft_block_size that divides what a rank has of them"
+            )
+        return {"oft_r": 0}
 
     def merged_weight(self, weight: Tensor) -> Tensor:
         rows = weight.reshape([self.in_features // self.block, self.block, self.out_features])

@@ -27,6 +27,7 @@ class ReFT(ModelUpdate):
         "model, and give the adapter's folder as lora_path where you generate or train"
     )
     stands_alone = True
+    why_not_split = "it edits the first and last tokens of whole rows, in layers that are all here"
 
     def __init__(self, facts: ModelFacts, config: ReFTConfig, dtype: str) -> None:
         super().__init__(facts, config, dtype)

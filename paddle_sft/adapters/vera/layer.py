@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Tuple
+from typing import Any, Dict, Tuple
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import Delta, ModelFacts, ModelUpdate
+from paddle_sft.adapters.base import EVERY_SPLIT, Delta, ModelFacts, ModelUpdate
 from paddle_sft.adapters.vera.config import VeRAConfig
+from paddle_sft.models.linears import LowRank
 
 
 class VeRADelta(Delta):
@@ -17,6 +18,8 @@ class VeRADelta(Delta):
 
     Shapes: x [..., in], A [in, rank], d [rank], B [rank, out], b [out]. b starts at zero.
     """
+
+    splits = EVERY_SPLIT
 
     def __init__(self, in_features: int, out_features: int, config: VeRAConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
@@ -35,7 +38,18 @@ class VeRADelta(Delta):
         a, b = self._matrices()
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
+        if self.low_rank is not None:
+            return self._split_delta(x, a, b)
         return ((x @ a) * self.lambda_d) @ b * self.lambda_b
+
+    def _split_delta(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """The same beside a layer of which this rank has a part."""
+        if self.low_rank.is_by_columns:
+            return self.low_rank.between((x @ a) * self.lambda_d) @ self.low_rank.take(b, 1) * self.lambda_b
+        return (self.low_rank.between(x @ self.low_rank.take(a, 0)) * self.lambda_d) @ b * self.lambda_b
+
+    def split_axes(self, low_rank: LowRank) -> Dict[str, int]:
+        return {"lambda_b": 0} if low_rank.is_by_columns else {}
 
     def delta_weight(self) -> Tensor:
         a, b = (matrix.astype("float32") for matrix in self._matrices())
@@ -54,6 +68,7 @@ class VeRAMatrices(ModelUpdate):
     """
 
     starts_at_zero = True
+    splits = EVERY_SPLIT
 
     def __init__(self, facts: ModelFacts, config: Any, dtype: str) -> None:
         super().__init__(facts, config, dtype)

@@ -23,5 +23,7 @@ FAMILY = Family(
     refusals=(refuse_rope(*FREQUENCIES),),
     attention=("paddlenlp.transformers.gemma.modeling:GemmaAttention", "paddle_sft.models.networks.rotary:attend"),
     mend="paddle_sft.models.networks.gemma:use_tanh_gelu",
+    splits=("tensor", "sequence", "pipeline", "sep", "stage3"),
+    scales_embedding=True,
     norms=("GemmaRMSNorm",),
 )  # fmt: skip

@@ -34,5 +34,7 @@ FAMILY = Family(
     mend="paddle_sft.models.networks.gemma:use_tanh_gelu",
     window=_window,
     beyond_kernels=lambda config: "a soft cap on scores" if config.get("attn_logit_softcapping") else "",
+    splits=("tensor", "sequence", "pipeline", "sep", "stage3"),
+    scales_embedding=True,
     norms=("GemmaRMSNorm",),
 )  # fmt: skip

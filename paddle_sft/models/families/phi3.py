@@ -23,5 +23,6 @@ FAMILY = Family(
     rope_names={"su": "longrope", "yarn": "longrope"},
     attention=("paddlenlp.transformers.qwen2.modeling:Qwen2Attention", "paddle_sft.models.networks.phi3:attend"),
     window=lambda config, layer: int(config.get("sliding_window") or 0),
+    splits=("tensor", "sequence", "pipeline", "sep", "stage3"),
     norms=("Qwen2RMSNorm",),
 )  # fmt: skip

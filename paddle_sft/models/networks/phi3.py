@@ -47,7 +47,8 @@ class Phi3MLP(nn.Layer):
 
 def project(layer: nn.Layer, hidden_states: Tensor) -> rotary.Projected:
     """[B, T, hidden] -> queries [B, T, H, D], keys and values [B, T, G, D]."""
-    heads = layer.qkv_proj(hidden_states).reshape([0, 0, -1, layer.head_dim])
+    shape = [0, 0] if hidden_states.ndim == 3 else layer.row_layout.shape  # as in rotary.project
+    heads = layer.qkv_proj(hidden_states).reshape([*shape, -1, layer.head_dim])
     return tuple(heads.split([layer.num_heads, layer.num_key_value_heads, layer.num_key_value_heads], axis=2))
 
 
