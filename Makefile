@@ -27,9 +27,10 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest tests --ignore=tests/parity -q
 
-# Every layout of several ranks against one process, on CPU processes: minutes, so `make test` has a core of it only.
+# Every layout of several ranks against one process, faults, two machines, elastic ones: minutes, so `make test` has a
+# core of it only. The files are those that ask for the variable.
 parallel: $(VENV)/.installed
-	PADDLE_SFT_PARALLEL=1 $(VENV)/bin/python -m pytest tests/parallel/test_matrix.py -q
+	PADDLE_SFT_PARALLEL=1 $(VENV)/bin/python -m pytest -q $$(grep -rl --include='test_*.py' PADDLE_SFT_PARALLEL tests)
 
 # The tests run where paddle is; the reference runs in its own environment, because paddlenlp needs older tokenizers.
 parity: $(VENV)/.installed $(PARITY_VENV)/.installed
@@ -60,7 +61,7 @@ clean:
 # changes.
 $(VENV)/.installed: setup.py
 	@$(call create_venv,$(VENV),3.9)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,dev,elastic]'
 	@touch $@
 
 # torch goes first and alone: installed together, a resolver may take another build of it.

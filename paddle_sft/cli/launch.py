@@ -1,7 +1,7 @@
 """paddle-sft launch: a thin front to paddle.distributed.launch.
 
 It adds what Paddle's launcher lacks: device ranges (0-7), CPU ranks on a machine without a GPU, a command name in
-place of a script, and the exit code and last lines of the rank that failed first.
+place of a script, the exit code and last lines of the rank that failed first, and machines that know of each other.
 """
 
 from __future__ import annotations
@@ -9,23 +9,45 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
+import shlex
+import socket
 import sys
+import time
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import paddle_sft
+from paddle_sft.cli.launch_job import Plan, run_job
+from paddle_sft.cli.launch_meeting import Meeting
+from paddle_sft.cli.launch_nodes import (
+    Elastic,
+    Nodes,
+    Unreachable,
+    address_of,
+    interface_of,
+    own_address,
+    read_machines,
+)
+from paddle_sft.cli.launch_paddle import EXIT_NOT_READY
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError
 
 LAUNCHABLE: Dict[str, str] = {"train": "fine-tuning and pre-training"}
 """paddle-sft commands that may stand in the place of SCRIPT: those that know what to do with several ranks."""
 
-PASSED_ON = ("nnodes", "master", "rank", "job_id")
-"""Options that go to Paddle's launcher as they are."""
+OF_MACHINES = ("nnodes", "master", "rank", "job_id", "max_restart", "elastic_timeout")
+WAIT = 600.0
+"""Seconds to wait for other machines."""
 
-TAIL_LINES = 20
+_OPTIONS = "MASTER NNODES RANK NPROC_PER_NODE LOG_DIR JOB_ID ELASTIC_LEVEL ELASTIC_TIMEOUT MAX_RESTART"
+OVERRIDES = tuple(f"PADDLE_{name}" for name in _OPTIONS.split())
+"""Variables that Paddle's launcher puts in the place of its options."""
+
+COMMAND_FILE = str(Path(paddle_sft.__file__).with_name("__main__.py"))
+PROGRAM = "import sys; sys.path.append({root!r}); from paddle_sft.cli.launch_paddle import main; main()"
+"""Python's way to a module that need not be installed, with nothing put before the user's own modules."""
 
 
 @dataclass(frozen=True)
@@ -37,39 +59,36 @@ class Request:
     gpus: Optional[str] = None
     nproc: Optional[int] = None
     log_dir: str = "log"
-    passed_on: Tuple[Tuple[str, str], ...] = ()
-
-
-class Plan(NamedTuple):
-    """What will be run: the command, its environment, and what to tell the user about both."""
-
-    command: List[str]
-    environment: Dict[str, str]
-    notes: List[str]
-
-
-class FailedRank(NamedTuple):
-    """The rank that Paddle's launcher saw fail first."""
-
-    rank: int
-    exit_code: int
-    log: str
+    job_id: Optional[str] = None
+    machines: Union[Nodes, Elastic, None] = None
+    wait: float = WAIT
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Start the ranks, wait, and return 0, or the exit code of the rank that failed first."""
     request = replace_command_by_file(parse_request(sys.argv[1:] if argv is None else argv))
     environment = dict(os.environ)  # before paddle is imported, which writes OMP_NUM_THREADS into os.environ
-    plan = make_plan(request, visible_gpus(), environment)
+    gpus = visible_gpus()
+    plan, meeting = make_plan(request, gpus, environment), None
+    try:
+        if isinstance(request.machines, Nodes):
+            say(other_machines(request))
+            meeting = Meeting(request.machines, ranks_here(request, gpus), say)
+            meeting.gather(request.wait)
+            plan = make_plan(request, gpus, environment, meeting.card.host, meeting.master)
+        elif isinstance(request.machines, Elastic):
+            plan = make_plan(request, gpus, environment, reach_etcd(request.machines, request.wait))
+    except Unreachable as error:
+        say(f"error: {error}")
+        return EXIT_NOT_READY
     for note in plan.notes:
-        print(f"launch: {note}", file=sys.stderr, flush=True)
-    return_code, failed = run_job(plan)
-    if return_code == 0:
-        return 0
-    if failed is None:
-        return positive_exit_code(return_code)
-    print(failure_report(failed), file=sys.stderr)
-    return positive_exit_code(failed.exit_code)
+        say(note)
+    return run_job(plan, meeting)
+
+
+def say(line: str) -> None:
+    """Tell the user something that is no output of the ranks."""
+    print(f"launch: {line}", file=sys.stderr, flush=True)
 
 
 def parse_request(argv: Sequence[str]) -> Request:
@@ -77,14 +96,17 @@ def parse_request(argv: Sequence[str]) -> Request:
     options = _parser().parse_args(argv)
     if options.nproc is not None and options.nproc < 1:
         raise ArgumentError(f"--nproc must be at least 1, got {options.nproc}")
-    passed_on = tuple((name, getattr(options, name)) for name in PASSED_ON if getattr(options, name) is not None)
+    if options.wait <= 0:
+        raise ArgumentError(f"--wait must be above 0 seconds, got {options.wait:g}")
     return Request(
         script=options.script,
         script_arguments=tuple(options.script_arguments),
         gpus=options.gpus,
         nproc=options.nproc,
         log_dir=options.log_dir,
-        passed_on=passed_on,
+        job_id=options.job_id,
+        machines=read_machines({name: getattr(options, name) for name in OF_MACHINES}),
+        wait=options.wait,
     )
 
 
@@ -95,8 +117,7 @@ def replace_command_by_file(request: Request) -> Request:
             raise ArgumentError(f"there is no script {request.script}; the working directory is {Path.cwd()}")
         return request
     choose("script", request.script, {**LAUNCHABLE, "a file ending in .py": ""})
-    file = str(Path(paddle_sft.__file__).with_name("__main__.py"))
-    return replace(request, script=file, script_arguments=(request.script, *request.script_arguments))
+    return replace(request, script=COMMAND_FILE, script_arguments=(request.script, *request.script_arguments))
 
 
 def expand_gpus(text: str) -> List[str]:
@@ -131,16 +152,86 @@ def visible_gpus() -> List[str]:
     return [str(index) for index in range(count)]
 
 
-def make_plan(request: Request, gpus: Sequence[str], environment: Mapping[str, str]) -> Plan:
-    """Turn a request into the launcher's command line and environment. `gpus`: the names of this machine's GPUs."""
+def make_plan(
+    request: Request, gpus: Sequence[str], environment: Mapping[str, str], address: str = "", master: str = ""
+) -> Plan:
+    """Turn a request into the launcher's command line and environment.
+
+    Args:
+        gpus: the names of this machine's GPUs.
+        address: of this machine, if there are others, and that of the `master`.
+    """
     if gpus:
         device_options, changed, notes = _gpu_options(request, gpus), dict(environment), []
     else:
         device_options, changed, notes = _cpu_options(request, environment)
-    command = [sys.executable, "-u", "-m", "paddle.distributed.launch", *device_options, "--log_dir", request.log_dir]
-    for name, value in request.passed_on:
-        command += [f"--{name}", value]
-    return Plan([*command, request.script, *request.script_arguments], changed, notes)
+    machines, log_dir = request.machines, request.log_dir
+    for name in [name for name in OVERRIDES if name in changed]:
+        notes.append(f"{name}={changed.pop(name)} is unset for the ranks: the command line says what counts")
+    command = [*start_of_command(address), *device_options]
+    if machines is not None:
+        log_dir = str(Path(log_dir) / (f"machine-{machines.rank}" if isinstance(machines, Nodes) else address))
+        command += machines.options(master) if isinstance(machines, Nodes) else machines.options()
+        interface = None if gpus or "GLOO_SOCKET_IFNAME" in changed else interface_of(address)
+        if interface is not None:
+            changed["GLOO_SOCKET_IFNAME"] = interface
+            notes.append(f"ranks talk through {interface} ({address}); GLOO_SOCKET_IFNAME chooses another interface")
+    if request.job_id is not None and not isinstance(machines, Elastic):
+        command += ["--job_id", request.job_id]
+    return Plan([*command, "--log_dir", log_dir, request.script, *request.script_arguments], changed, notes)
+
+
+def start_of_command(address: str = "") -> List[str]:
+    """Paddle's launcher on a machine with this address; "" for one that is alone."""
+    root = str(Path(paddle_sft.__file__).parents[1])
+    return [sys.executable, "-u", "-c", PROGRAM.format(root=root), address]
+
+
+def ranks_here(request: Request, gpus: Sequence[str]) -> int:
+    """How many ranks this machine gets."""
+    if request.gpus is not None:
+        return len(expand_gpus(request.gpus))
+    return request.nproc or len(gpus) or 1
+
+
+def other_machines(request: Request) -> str:
+    """What has to be run on the other machines."""
+    nodes = request.machines
+    others = [rank for rank in range(nodes.count) if rank != nodes.rank]
+    devices = [] if request.gpus is None else ["--gpus", request.gpus]
+    devices += [] if request.nproc is None else ["--nproc", str(request.nproc)]
+    script = [request.script, *request.script_arguments]
+    if request.script == COMMAND_FILE:
+        script = list(request.script_arguments)
+    options = [*nodes.options(nodes.host)[:4], "--rank", "RANK"]
+    numbers = ", ".join(map(str, others))
+    return (
+        f"this is machine {nodes.rank} of {nodes.count}; on each of the others, with RANK {numbers}:\n"
+        f"  {shlex.join(['paddle-sft', 'launch', *options, *devices, *script])}"
+    )
+
+
+def reach_etcd(elastic: Elastic, wait: float) -> str:
+    """This machine's address, once the etcd server answers.
+
+    Raises:
+        ArgumentError: the Python client is not installed.
+        Unreachable: the server did not answer in time.
+    """
+    if find_spec("etcd3") is None:
+        raise ArgumentError("--master etcd:// needs the package etcd3: python -m pip install -e '.[cpu,elastic]'")
+    end = time.monotonic() + wait
+    while True:
+        try:
+            with socket.create_connection((elastic.host, elastic.port), timeout=5):
+                return own_address(address_of(elastic.host), elastic.port)
+        except OSError as error:
+            if time.monotonic() > end:
+                raise Unreachable(
+                    f"the etcd server {elastic.master} did not answer within {wait:g} s ({error}). Check that it runs "
+                    "and listens on that address (--listen-client-urls), and that no firewall closes the port"
+                ) from error
+        time.sleep(0.5)
 
 
 def _gpu_options(request: Request, gpus: Sequence[str]) -> List[str]:
@@ -177,42 +268,6 @@ def _cpu_options(request: Request, environment: Mapping[str, str]) -> Tuple[List
     return ["--nproc_per_node", str(nproc)], changed, notes
 
 
-def run_job(plan: Plan) -> Tuple[int, Optional[FailedRank]]:
-    """Run the launcher; pass its output through, and pick out of it which rank failed first."""
-    failed = None
-    with subprocess.Popen(plan.command, env=plan.environment, stderr=subprocess.PIPE) as job:
-        try:
-            for line in job.stderr:
-                sys.stderr.buffer.write(line)
-                sys.stderr.buffer.flush()
-                failed = failed or parse_failed_rank(line.decode(errors="replace"))
-        except KeyboardInterrupt:
-            job.wait()  # the terminal sent it to the launcher too, which stops the ranks
-            raise
-    return job.returncode, failed
-
-
-def parse_failed_rank(line: str) -> Optional[FailedRank]:
-    """Read the launcher's line 'Container rank 1 status failed cmd [...] code 7 log log/workerlog.1'."""
-    match = re.match(r"Container rank (\d+) status failed cmd .* code (-?\d+) log (\S.*?)\s*$", line)
-    return FailedRank(int(match.group(1)), int(match.group(2)), match.group(3)) if match else None
-
-
-def failure_report(failed: FailedRank) -> str:
-    """Which rank failed, how, and the last lines it wrote."""
-    try:
-        lines = Path(failed.log).read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-    except OSError as error:
-        lines = [f"(can't read the log: {error})"]
-    head = f"launch: rank {failed.rank} failed with exit code {failed.exit_code}; the end of {failed.log}:"
-    return "\n".join([head, *(f"  {line}" for line in lines)])
-
-
-def positive_exit_code(code: int) -> int:
-    """A process killed by signal n has code -n, which a shell shows as 128 + n."""
-    return 128 - code if code < 0 else code
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="paddle-sft launch",
@@ -223,10 +278,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus", "--devices", help="GPUs, one rank each: 0-7 or 0,1,4-6; default: all")
     parser.add_argument("--nproc", "--nproc_per_node", type=int, help="ranks on this machine; default on a CPU: 1")
     parser.add_argument("--log_dir", default="log", help="folder of the ranks' logs, workerlog.0, ...; default: log")
-    parser.add_argument("--nnodes", help="number of machines")
-    parser.add_argument("--master", help="ip:port of the first machine")
-    parser.add_argument("--rank", help="number of this machine, from 0")
+    parser.add_argument("--nnodes", help="number of machines; MIN:MAX with etcd")
+    parser.add_argument("--master", help="HOST:PORT of machine 0, or etcd://HOST:PORT of an etcd server")
+    parser.add_argument("--rank", help="number of this machine, from 0; not with etcd")
+    parser.add_argument("--wait", type=float, default=WAIT, help=f"seconds for other machines; default: {WAIT:g}")
     parser.add_argument("--job_id", help="name of the job")
+    parser.add_argument("--max_restart", help="with etcd: how often to start again; default: 3")
+    parser.add_argument("--elastic_timeout", help="with etcd: seconds to wait for more machines; default: 30")
     parser.add_argument("script", metavar="SCRIPT.py|train")
     parser.add_argument("script_arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS")
     return parser
