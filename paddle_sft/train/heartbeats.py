@@ -73,6 +73,11 @@ class Radio:
         self._token = self._homes[0]["token"]  # so that a stray datagram of another run is not taken for a beat
         self._addresses = {other: tuple(one["address"]) for other, one in enumerate(self._homes) if other != rank}
 
+    @property
+    def others(self) -> List[int]:
+        """The other ranks."""
+        return list(self._addresses)
+
     def send(self, beat: Beat) -> None:
         content = json.dumps({"token": self._token, **asdict(beat)}).encode() if self._addresses else b""
         for address in self._addresses.values():

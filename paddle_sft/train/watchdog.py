@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Iterator, List, Mapping, Optional
 
 from paddle_sft.train.heartbeats import Beat, Radio
 
@@ -47,8 +47,9 @@ class Watchdog:
         self._since = 0.0
         self._first_step: Optional[int] = None
         self._factor = FIRST_STEP
-        self._others: Dict[int, Beat] = {}
-        self._heard: Dict[int, float] = {}
+        self._others = {other: Beat(other, 0, "the first step") for other in radio.others}
+        self._heard = dict.fromkeys(radio.others, 0.0)
+        """A rank may stop before it was heard once."""
         self._is_on = False
         self._done = threading.Event()
         self._main = threading.main_thread().ident

@@ -151,7 +151,7 @@ def test_an_adapter_of_another_base_is_refused_by_the_shapes(refuse, finished, t
 
 
 def test_the_output_of_a_full_run_is_no_adapter(refuse, lab):
-    refuse("has no adapter.json", "name the output_dir or a checkpoint of a LoRA run", lora_path=str(lab.model))
+    refuse("has no adapter.json", "name the output_dir or a checkpoint of an adapter's run", lora_path=str(lab.model))
 
 
 def test_targets_that_match_nothing_name_the_nearest_layers(refuse):

@@ -15,8 +15,8 @@ LIMIT = 100.0
 class Others:
     """In the place of Radio: what other ranks say is put in."""
 
-    def __init__(self):
-        self.sent, self.coming = [], []
+    def __init__(self, *others):
+        self.others, self.sent, self.coming = others, [], []
 
     def send(self, beat):
         self.sent.append(beat)
@@ -115,6 +115,19 @@ def test_a_rank_that_falls_silent_is_named_even_inside_a_save(bench, capfd):
     assert "rank 1 no longer answers" in said
     assert "rank 1: silent for 101 s; before that: step 2, saving" in said
     assert "the end of the log of rank 1" in said
+
+
+def test_a_rank_that_was_never_heard_is_named_too(monkeypatch, capfd):
+    codes = []
+    dog = Watchdog(LIMIT, 0, Others(1), codes.append)
+    dog._is_on = True
+    monkeypatch.setattr("paddle_sft.train.watchdog.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(dog, "_leave_a_word", lambda: None)
+    with dog.pause("saving"):
+        dog._now += LIMIT + 1
+        dog.look()
+    assert codes == [EXIT_HUNG]
+    assert "rank 1 no longer answers" in capfd.readouterr().err
 
 
 def test_a_rank_that_has_said_goodbye_is_not_missed(bench):

@@ -16,6 +16,7 @@ from paddle_sft.core.errors import ArgumentError
 from paddle_sft.core.tensorfile import TensorFile
 from paddle_sft.parallel.topology import Layout
 from tests import tiny
+from tests.e2e.commands import here
 from tests.parallel import layouts
 from tests.parallel.layouts import TOLERANCE, TWO, alone, distances, files, launch, make_lab
 
@@ -40,7 +41,7 @@ QUANTISED = {
 """Adapters on codes, of which ranks have whole layers."""
 CORE = [("dora", "sp2"), ("vera", "tp2"), ("vera", "pp2"), ("oft", "tp2"), ("nf4", "pp2")]
 ALL = [(m, layout) for m, one in ADAPTERS.items() for layout in NEEDS if set(NEEDS[layout]) <= set(one.splits)]
-ALL += [(kind, layout) for kind in QUANTISED for layout in ("pp2", "sep2", "stage3")]
+ALL += [(kind, layout) for kind in (*QUANTISED, "codes") for layout in ("pp2", "sep2", "stage3")]
 CASES = ALL if os.environ.get("PADDLE_SFT_PARALLEL") else CORE
 CHAIN = [("pissa", "sp2", "pp2"), ("dora", "pp2", "sp2"), ("vera", "sp2", "stage3")]
 """Resumed at another layout: with arrays that are not parameters, that are not saved, that lie on the model."""
@@ -52,8 +53,13 @@ RELATIVE = 0.01
 def lab(tmp_path_factory):
     lab = make_lab(tmp_path_factory.mktemp("adapters"), "qwen2")  # with biases, and a head that is the embedding
     patch = pytest.MonkeyPatch()
+    codes = lab.runs.parent / "codes"
+    if CASES is ALL:
+        how = ("--weight_quantize_algo", "nf4", "--device", "cpu")
+        here("paddle_sft.cli.quantize", lab.model, "--output_path", codes, *how).succeeded()
+    of_codes = {**layouts.KINDS["lora"], "model_name_or_path": str(codes)}
     for method in dict.fromkeys(method for method, _ in CASES):
-        patch.setitem(layouts.KINDS, method, QUANTISED.get(method) or _keys(method))
+        patch.setitem(layouts.KINDS, method, {**QUANTISED, "codes": of_codes}.get(method) or _keys(method))
         alone(lab.job(f"one-{method}", {}, 1, method))
     jobs = [lab.job(f"{method}-{name}", TWO[name], 2, method) for method, name in CASES]
     if CASES is ALL:

@@ -87,7 +87,7 @@ def test_a_stopped_rank_ends_the_others_and_is_named_with_the_end_of_its_log(lab
     os.kill(run.rank(1), signal.SIGSTOP)
     outcome = run.ended()
     assert outcome.code == 124
-    assert "rank 1 no longer answers" in outcome.err
+    assert "rank 1 no longer answers" in outcome.err, "\n".join(outcome.err.splitlines()[-40:])
     assert "T (stopped)" in outcome.err
     assert "workerlog.1:" in outcome.err
 
