@@ -6,7 +6,7 @@ import dataclasses
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Mapping, Set, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Set, Tuple, Type, TypeVar
 
 from paddle_sft.arguments.adapter import AdapterArguments
 from paddle_sft.arguments.check import Draft, settle
@@ -32,6 +32,8 @@ from paddle_sft.arguments.train import TrainArguments
 from paddle_sft.arguments.usage import usage
 from paddle_sft.arguments.values import show
 from paddle_sft.core.errors import ArgumentError
+
+Owner = TypeVar("Owner")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ class _Reading:
             if not self.values[name] and name not in self.broken:
                 self.problems.append(f"{name} is missing; add --{name} {example}")
 
+    def made(self, owner: Type[Owner], *problems: str) -> Owner:
+        """The arguments, if nothing is wrong; `problems`: what else was looked for, empty where it is right.
+
+        Raises:
+            ArgumentError: all that is wrong, one line each.
+        """
+        self.problems.extend(filter(None, problems))
+        _stop_at(self.problems)
+        return owner(**self.values)
+
 
 def load_finetune_arguments(argv: List[str]) -> Arguments:
     """Read CONFIG.json [--key value ...] for run_finetune.py.
@@ -105,9 +117,7 @@ def load_merge_arguments(argv: List[str]) -> MergeArguments:
     """
     reading = _read_command(argv, "merge_lora_params.py", "--model_name_or_path M --lora_path L --output_path O")
     reading.require(model_name_or_path="FOLDER", lora_path="FOLDER", output_path="FOLDER")
-    reading.problems.extend(filter(None, [hub_problem(reading.values), _size_problem(reading)]))
-    _stop_at(reading.problems)
-    return MergeArguments(**reading.values)
+    return reading.made(MergeArguments, hub_problem(reading.values), _size_problem(reading))
 
 
 def _size_problem(reading: _Reading) -> str:
@@ -133,9 +143,7 @@ def load_quantize_arguments(argv: List[str]) -> QuantizeArguments:
     algorithms = reading.values["weight_quantize_algo"]
     problems = [hub_problem(reading.values), _size_problem(reading), algorithm_problem(algorithms or "nf4")]
     problems.extend(calibration_problems(reading.values))
-    reading.problems.extend(filter(None, problems))
-    _stop_at(reading.problems)
-    return QuantizeArguments(**reading.values)
+    return reading.made(QuantizeArguments, *problems)
 
 
 def load_export_arguments(argv: List[str]) -> ExportArguments:
@@ -147,9 +155,7 @@ def load_export_arguments(argv: List[str]) -> ExportArguments:
     """
     reading = _read_command(argv, "paddle-sft export", "--model_name_or_path M --lora_path L --output_path O")
     reading.require(model_name_or_path="FOLDER", lora_path="FOLDER", output_path="FOLDER")
-    reading.problems.extend(filter(None, [hub_problem(reading.values)]))
-    _stop_at(reading.problems)
-    return ExportArguments(**reading.values)
+    return reading.made(ExportArguments, hub_problem(reading.values))
 
 
 def load_combine_arguments(argv: List[str]) -> CombineArguments:
@@ -174,9 +180,7 @@ def load_combine_arguments(argv: List[str]) -> CombineArguments:
         reading.problems.append(f"there are {num} adapters and {len(values['weights'])} weights; give one for each")
     if values["svd_rank"] is not None and not values["method"].endswith("svd") and "method" not in broken:
         reading.problems.append(f"svd_rank is set, and method {values['method']} has none; leave it out, or use svd")
-    reading.problems.extend(filter(None, [hub_problem(values)]))
-    _stop_at(reading.problems)
-    return CombineArguments(**values)
+    return reading.made(CombineArguments, hub_problem(values))
 
 
 def load_generate_arguments(argv: List[str]) -> GenerateCommandArguments:
@@ -201,8 +205,7 @@ def load_generate_arguments(argv: List[str]) -> GenerateCommandArguments:
             reading.problems.append(
                 f"{name} is {show(values[name])} but do_sample is off; add --do_sample or leave it out"
             )
-    _stop_at(reading.problems)
-    return GenerateCommandArguments(**values)
+    return reading.made(GenerateCommandArguments)
 
 
 def _read_command(argv: List[str], command: str, example: str) -> _Reading:
