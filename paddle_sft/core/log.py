@@ -42,6 +42,11 @@ def num_ranks() -> int:
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
+def address() -> str:
+    """Where the other ranks reach this one: a name or a number, without a port."""
+    return os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").rsplit(":", 1)[0]
+
+
 def silence_imports() -> None:
     """Paddle and what it imports warn about their own deprecations and missing build tools; a user can mend neither."""
     warnings.filterwarnings(

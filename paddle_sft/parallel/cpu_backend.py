@@ -20,6 +20,7 @@ from paddle.distributed import ParallelEnv, collective, parallel
 from paddle.distributed.fleet.meta_parallel.pp_utils import p2p_communication
 
 from paddle_sft.core.errors import PaddleSFTError
+from paddle_sft.core.log import address
 from paddle_sft.parallel import cpu_collectives
 from paddle_sft.parallel.cpu_messages import Messages
 
@@ -104,7 +105,7 @@ def _own_store(rank: int, key: str) -> Any:
     the one that makes it.
     """
     if rank == 0:
-        host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").split(":")[0]
+        host = address()
         port = _free_port()
         store = core.TCPStore(host, port, True, 1, TIMEOUT)
         collective._default_store.set(key, f"{host}:{port}".encode())

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
+from paddle_sft.core.log import address
 from paddle_sft.parallel.groups import gather_objects
 
 LOG_LINES = 10
@@ -59,15 +60,14 @@ class Radio:
         self._homes: List[Dict[str, Any]] = []
         if group is None:
             return
-        host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "127.0.0.1:0").rsplit(":", 1)[0]
+        host = address()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             self._socket.bind((host, 0))
         except OSError:  # the address by which others reach this machine need not be its own (a container's host)
             self._socket.bind(("", 0))
         self._socket.setblocking(False)
-        address = host, self._socket.getsockname()[1]
-        me = {"address": address, "machine": socket.gethostname(), "process": os.getpid()}
+        me = {"address": (host, self._socket.getsockname()[1]), "machine": socket.gethostname(), "process": os.getpid()}
         me.update(log=_log_file(), token=secrets.token_hex(8))
         self._homes = gather_objects(me, group)
         self._token = self._homes[0]["token"]  # so that a stray datagram of another run is not taken for a beat
@@ -80,9 +80,9 @@ class Radio:
 
     def send(self, beat: Beat) -> None:
         content = json.dumps({"token": self._token, **asdict(beat)}).encode() if self._addresses else b""
-        for address in self._addresses.values():
+        for place in self._addresses.values():
             try:
-                self._socket.sendto(content, address)
+                self._socket.sendto(content, place)
             except OSError:
                 continue  # that rank is gone, or the network is: who hears nothing more says so
 

@@ -18,14 +18,9 @@ from paddle_sft.cli.launch_job import Plan, joint_report, run_job
 from paddle_sft.cli.launch_meeting import Failure, Meeting
 from paddle_sft.cli.launch_nodes import Elastic, Nodes, Unreachable, interface_of, own_address, require_here
 from paddle_sft.core.errors import ArgumentError
+from tests.e2e.commands import free_port
 
 TWO = ["--nnodes", "2", "--master", "10.0.0.1:8090"]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -91,6 +92,12 @@ def finish(job: subprocess.Popen) -> Outcome:
 def process(*words: Any, **options: Any) -> Outcome:
     """Run `python WORDS` to its end."""
     return finish(start(*words, **options))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def wait_until(happened: Callable[[], bool], job: subprocess.Popen) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import socket
 
 import paddle
 import pytest
@@ -16,6 +15,7 @@ from paddle.distributed.fleet.meta_parallel.parallel_layers.pp_layers import Pip
 from paddle_sft.core.errors import PaddleSFTError
 from paddle_sft.parallel import cpu_backend
 from paddle_sft.parallel.cpu_collectives import SUM
+from tests.e2e.commands import free_port
 
 NUMBERS = itertools.count(1000)
 """Of groups: a process may use each once."""
@@ -25,10 +25,7 @@ NUMBERS = itertools.count(1000)
 def group(monkeypatch):
     """A group of one rank."""
     monkeypatch.setenv("PADDLE_TRAINER_ID", "0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return core.ProcessGroupGloo.create(core.TCPStore("127.0.0.1", port, True, 1, 30), 0, 1, next(NUMBERS))
+    return core.ProcessGroupGloo.create(core.TCPStore("127.0.0.1", free_port(), True, 1, 30), 0, 1, next(NUMBERS))
 
 
 def test_the_back_end_is_refused_on_a_gpu(monkeypatch):

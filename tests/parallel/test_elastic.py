@@ -6,7 +6,6 @@ import inspect
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from paddle_sft.cli.launch import main
+from tests.e2e.commands import free_port
 from tests.parallel.layouts import TOLERANCE, alone, farthest, losses, make_lab
 from tests.parallel.machines import ROOT, Launcher, wait_for
 
@@ -26,12 +26,6 @@ pytestmark = [
     ),
 ]
 STEPS = 16
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
