@@ -11,6 +11,7 @@ import time
 import traceback
 from typing import Any, Callable, Iterator, List, Mapping, Optional
 
+from paddle_sft.parallel.lost import SECONDS
 from paddle_sft.train.heartbeats import Beat, Radio
 
 EXIT_HUNG = 124
@@ -145,7 +146,7 @@ class Watchdog:
         }
         stuck = who_is_stuck({self._rank: here, **self._others}, silent)
         if stuck != [self._rank] and self._others:
-            time.sleep(4 * self._interval)
+            time.sleep(max(4 * self._interval, SECONDS))
         frame = sys._current_frames().get(self._main)
         lines = [f"Python stack of rank {self._rank}:", *(traceback.format_stack(frame) if frame else [])]
         for rank in stuck:
