@@ -2,7 +2,8 @@
 
     python tools/benchmark_head.py --tokens 4096 --vocabulary 152064 --hidden 512
 
-Each of the four runs is a process of its own; what is counted is its peak above the inputs and the weight.
+Each of the four runs is a process of its own; what is counted is its peak above the inputs and the weight. It fails if
+the chunks take more than 400 MB beside the gradient of a trained head.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import List, Optional
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 MIB = 1 << 20
+MOST = 400e6 / MIB
+"""MiB that the head in chunks may take, beside the gradient of a trained one."""
 
 
 def resident() -> int:
@@ -77,6 +80,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         print(json.dumps(measure(arguments.one, arguments.trains, *sizes)))
         return 0
     print(f"{'head':<10}{'way':<14}{'peak MiB':>10}{'seconds':>10}{'loss':>12}")
+    too_many = []
     for trains in ([], ["--trains"]):
         for way, name in (("logits", "whole logits"), ("chunks", "in chunks")):
             flags = [f"--{key}={value}" for key, value in zip(("tokens", "vocabulary", "hidden"), sizes)]
@@ -87,7 +91,11 @@ def main(argv: Optional[List[str]] = None) -> int:
             print(
                 f"{kind:<10}{name:<14}{found['mib']:>10.0f}{found['seconds']:>10.1f}{found['loss']:>12.6f}", flush=True
             )
-    return 0
+            own = 4 * arguments.vocabulary * arguments.hidden / MIB if trains else 0.0
+            if way == "chunks" and found["mib"] - own > MOST:
+                too_many.append(f"the {kind} head in chunks took {found['mib'] - own:.0f} MiB, more than {MOST:.0f}")
+    print("\n".join(too_many), end="\n" if too_many else "")
+    return 1 if too_many else 0
 
 
 if __name__ == "__main__":

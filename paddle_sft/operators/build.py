@@ -27,6 +27,8 @@ _FLAGS = (
     "-std=c++17 -O3 -march=native -fopenmp -fPIC -fno-math-errno -fno-trapping-math -fassociative-math "
     "-fno-signed-zeros -freciprocal-math"
 ).split()
+_WIDE = "-mprefer-vector-width=512"
+"""For processors with AMX, as older ones lower their clock where vectors are that wide; tiles gain nothing by it."""
 _LIBRARIES = ("libmklml_intel.so", "libiomp5.so")
 """Paddle's own: its matrix product, and its threads (a second OpenMP would fight for the cores)."""
 _P, _N, _F, _I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
@@ -118,8 +120,12 @@ def _built() -> Path:
 def _key(compiler: str) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     sources = (source.read_text(encoding="utf-8") for source in SOURCES + HEADERS)
-    parts = (*sources, version, _processor(), paddle.__file__, paddle.__version__, *_FLAGS)
+    parts = (*sources, version, _processor(), paddle.__file__, paddle.__version__, *_FLAGS, _WIDE)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _flags(source: Path) -> List[str]:
+    return [*_FLAGS, _WIDE] if source.stem in ("cpu", "linear") and "amx_bf16" in _processor() else _FLAGS
 
 
 def _processor() -> str:
@@ -135,7 +141,7 @@ def _compile(compiler: str, target: Path) -> None:
     beside = target.with_suffix(f".{os.getpid()}")
     try:
         for source, object_file in zip(SOURCES, made):
-            _run([compiler, *_FLAGS, "-c", str(source), "-o", str(object_file)])
+            _run([compiler, *_flags(source), "-c", str(source), "-o", str(object_file)])
         linked = [f"-l:{name}" for name in _LIBRARIES]
         # not linked with -fopenmp: that would bring the compiler's own OpenMP
         parts = [str(object_file) for object_file in made]

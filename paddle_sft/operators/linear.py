@@ -11,6 +11,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from paddle_sft.operators.build import load_operators
+from paddle_sft.operators.cpu import like, made, size_of, whole
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ def product(
         if add_to is None:
             return paddle.matmul(x, y, transpose_x, transpose_y)
         return paddle.addmm_(add_to, x.T if transpose_x else x, y.T if transpose_y else y)
-    x, y = _whole(x), _whole(y)
+    x, y = whole(x), whole(y)
     inner, rows = x.shape if transpose_x else reversed(x.shape)
     columns = y.shape[0 if transpose_y else 1]
     output = room if add_to is None else add_to
     if output is None:
-        output = paddle.empty([rows, columns], dtype="float32")
+        output = made([rows, columns])
     pointers = (x.data_ptr(), y.data_ptr(), output.data_ptr())
     load_operators().product(*pointers, rows, columns, inner, transpose_x, transpose_y, 1.0, add_to is not None)
     return output
@@ -86,10 +87,10 @@ class _Linears(PyLayer):
     def forward(ctx: Any, x: Tensor, layers: Tuple[LinearParts, ...], *tensors: Tensor) -> Any:
         ctx.wanted = [not tensor.stop_gradient for tensor in (x, *tensors)]
         ctx.layers = layers
-        x = _whole(x)
-        rows = x.size // x.shape[-1]
-        outputs = [paddle.empty([*x.shape[:-1], layer.weight.shape[1]], dtype="float32") for layer in layers]
-        inners = [None if layer.a is None else paddle.empty([rows, layer.a.shape[1]], "float32") for layer in layers]
+        x = whole(x)
+        rows = size_of(x) // x.shape[-1]
+        outputs = [made([*x.shape[:-1], layer.weight.shape[1]]) for layer in layers]
+        inners = [None if layer.a is None else made([rows, layer.a.shape[1]]) for layer in layers]
         table = (_Linear * len(layers))()
         for entry, layer, output, inner in zip(table, layers, outputs, inners):
             _describe(entry, layer)
@@ -102,8 +103,8 @@ class _Linears(PyLayer):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, *inners = ctx.saved_tensor()  # under recompute nothing else holds them
         left = iter(inners)
-        gradients = [_whole(gradient) for gradient in gradients]
-        for_x = paddle.empty_like(x) if ctx.wanted[0] else None
+        gradients = [whole(gradient) for gradient in gradients]
+        for_x = like(x) if ctx.wanted[0] else None
         wanted = ctx.wanted[1:]
         found: List[Optional[Tensor]] = []
         table = (_Linear * len(ctx.layers))()
@@ -115,10 +116,9 @@ class _Linears(PyLayer):
             for name in ("weight", "bias", "a", "b"):
                 tensor = getattr(layer, name)
                 if tensor is not None:
-                    made = paddle.empty_like(tensor) if wanted[len(found)] else None
-                    setattr(entry, f"for_{name}", _pointer(made))
-                    found.append(made)
-        rows = x.size // x.shape[-1]
+                    found.append(like(tensor) if wanted[len(found)] else None)
+                    setattr(entry, f"for_{name}", _pointer(found[-1]))
+        rows = size_of(x) // x.shape[-1]
         load_operators().linears_grad(x.data_ptr(), rows, x.shape[-1], table, len(table), _pointer(for_x))
         return (for_x, *found)
 
@@ -132,7 +132,3 @@ def _describe(entry: _Linear, layer: LinearParts) -> None:
 
 def _pointer(tensor: Optional[Tensor]) -> Optional[int]:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_contiguous() else tensor.contiguous()

@@ -83,6 +83,17 @@ def test_linears(shape, size, outs, rank, has_bias):
     require_equal([*outputs, *(one.grad for one in inputs)], plain(x, layers, gradients))
 
 
+def test_layers_of_different_ranks_share_a_pass():
+    """Those of low rank share one pass over x and the gradients, beside a wide one and one without an update."""
+    x = tensor(1, 75, 98)
+    layers = [make(98, out, rank, False, seed=10 * out) for out, rank in ((130, 16), (40, 33), (64, 0), (97, 11))]
+    gradients = [tensor(1, 75, layer.weight.shape[1], seed=7).detach() for layer in layers]
+    outputs = linears(x, layers)
+    paddle.autograd.backward(outputs, gradients)
+    inputs = [x, *(one for layer in layers for one in layer.tensors())]
+    require_equal([*outputs, *(one.grad for one in inputs)], plain(x, layers, gradients))
+
+
 @pytest.mark.parametrize("asked", range(5))
 def test_only_what_is_trained_gets_a_gradient(asked):
     """x, weight, bias, A, B: each alone has the gradient that it has among all."""
