@@ -36,10 +36,13 @@ LAYOUTS: Dict[str, Dict[str, Any]] = {
     "one": {"ranks": 1},
     "dp2": {"ranks": 2, "per_device_train_batch_size": 2},
     "tp2": {"ranks": 2, "tensor_parallel_degree": 2, "lora_dropout": 0.0},
+    "pp2": {"ranks": 2, "pipeline_parallel_degree": 2, "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2},
     "stage1": {"ranks": 2, "per_device_train_batch_size": 2, "sharding": "stage1"},
-}
+    "stage2": {"ranks": 2, "per_device_train_batch_size": 2, "sharding": "stage2"},
+}  # fmt: skip
 STEPS, SAVE_STEPS = 40, 4
-LIMIT = 300.0
+LIMIT = 900.0
 """Seconds a run may take: only a hang takes so long."""
 STOPPED = (0, 143, -signal.SIGTERM)
 """How a run ends on SIGTERM: it was at its end anyway; it saved; or it had not begun to train."""

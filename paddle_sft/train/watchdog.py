@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import sys
 import threading
@@ -129,7 +130,7 @@ class Watchdog:
             faulthandler.dump_traceback_later(later, file=sys.__stderr__)
 
     def _stands_still(self, here: Beat) -> bool:
-        if any(self._is_silent(rank, self._limit) for rank in self._others):
+        if any(self._is_silent(rank, self._limit * self._patience_with(rank)) for rank in self._others):
             return True
         others = [beat for beat in self._others.values() if not beat.is_done]
         if here.is_long or any(beat.is_long for beat in others):
@@ -139,14 +140,17 @@ class Watchdog:
     def _is_silent(self, rank: int, seconds: float) -> bool:
         return not self._others[rank].is_done and self._now - self._heard[rank] > seconds
 
+    def _patience_with(self, rank: int) -> int:
+        """A rank that was never heard may be on its way to the first step still."""
+        return 1 if self._heard[rank] else FIRST_STEP
+
     def _speak(self, here: Beat) -> None:
         """Say who holds the run up, then end; the others give way to that rank."""
-        silent = {
-            rank: self._now - self._heard[rank] for rank in self._others if self._is_silent(rank, 4 * self._interval)
-        }
+        seconds = min(self._limit, max(4 * self._interval, SECONDS))
+        silent = {rank: self._now - self._heard[rank] for rank in self._others if self._is_silent(rank, seconds)}
         stuck = who_is_stuck({self._rank: here, **self._others}, silent)
         if stuck != [self._rank] and self._others:
-            time.sleep(max(4 * self._interval, SECONDS))
+            self._give_way()
         frame = sys._current_frames().get(self._main)
         lines = [f"Python stack of rank {self._rank}:", *(traceback.format_stack(frame) if frame else [])]
         for rank in stuck:
@@ -156,6 +160,14 @@ class Watchdog:
         stream = sys.__stderr__ or sys.stderr
         print("\n".join(line.rstrip("\n") for line in lines), file=stream, flush=True)
         self._end(EXIT_HUNG)
+
+    def _give_way(self) -> None:
+        """Wait for the launcher, which ends this rank when it sees that the other one has ended. Heard all the while:
+        else the other one, which may be slower to see that the run stands still, would take this one for it."""
+        for _ in range(math.ceil(max(4 * self._interval, SECONDS) / self._interval)):
+            self._leave_a_word()
+            self._radio.send(self.beat())
+            time.sleep(self._interval)
 
 
 def who_is_stuck(beats: Mapping[int, Beat], silent: Mapping[int, float]) -> List[int]:

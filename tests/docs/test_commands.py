@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -45,6 +46,8 @@ NOT_RUN = ("# not run on a GPU by us", "# 我们没有在 GPU 上运行过")
 """The comment that a block with such a command carries, in either language."""
 
 SCRIPTS = {"run_finetune.py": "paddle_sft.cli.finetune", "merge_lora_params.py": "paddle_sft.cli.merge"}
+TOOLS = tuple(f"tools/{name}.py" for name in ("benchmark_adapters", "benchmark_attention", "benchmark_operators"))
+"""Run in this process, which spares seconds of imports; the others start or fork processes of their own."""
 ONCE = ("paddle-sft doctor", "paddle-sft launch --nproc")
 """Beginnings of commands that start other processes: run on the first page that has them."""
 
@@ -118,6 +121,8 @@ def perform(command: Command) -> int:
         return run(SCRIPTS[words[1]], words[2:])
     if words[:3] == ["python", "-m", "venv"]:
         return subprocess.call([sys.executable, "-m", "venv", "--without-pip", *words[3:]])  # pip takes 3 s, untouched
+    if words[0] == "python" and words[1] in TOOLS:
+        return runpy.run_path(str(ROOT / words[1]))["main"](words[2:])
     if words[0] == "python" and words[1].startswith("tools/"):
         return subprocess.call([sys.executable, *words[1:]], cwd=ROOT)
     if words[0] == "source":

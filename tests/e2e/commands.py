@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from paddle_sft.cli.entry import run
 
 ROOT = Path(__file__).parents[2]
 TRAIN, MERGE, GENERATE = "paddle_sft.cli.finetune", "paddle_sft.cli.merge", "paddle_sft.cli.generate"
+GATED_RUN = Path(__file__).with_name("gated_run.py")
 TIME_LIMIT = 240.0
 """Seconds any process here may take: far more than it needs, so that only a hang is caught."""
 
@@ -95,9 +97,12 @@ def process(*words: Any, **options: Any) -> Outcome:
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """Of those that no connection takes by itself before a server does (Linux: from 32768)."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("", port))
+            return port
 
 
 def wait_until(happened: Callable[[], bool], job: subprocess.Popen) -> None:

@@ -8,18 +8,19 @@ import pytest
 
 from paddle_sft.train import hybrid
 from tests.e2e.commands import (
+    GATED_RUN,
     TRAIN,
     checkpoints,
     differences,
     finish,
     here,
     losses,
-    process,
     read_json,
     rewind,
     start,
     wait_until,
 )
+from tests.e2e.gated_run import open_gate
 
 EVERYTHING_RANDOM = dict(
     neftune=True, shuffle=True, per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=17,
@@ -83,29 +84,30 @@ def test_the_seed_decides_everything_even_the_adapters_first_values(lab, tmp_pat
 
 def test_interrupted_by_the_keyboard_then_killed_the_same_command_still_ends_the_same(lab, tmp_path):
     output, whole = tmp_path / "out", tmp_path / "whole"
-    settings = {**EVERYTHING_RANDOM, **LORA, "max_steps": 60, "save_steps": 4}
-    command = ("run_finetune.py", lab.write(output, **settings))
-    process(*command).succeeded()
+    command = lab.write(output, **{**EVERYTHING_RANDOM, **LORA, "max_steps": 16, "save_steps": 4})
+    here(TRAIN, command).succeeded()
     output.rename(whole)
 
-    job = start(*command)
+    gate = open_gate(tmp_path / "gate", 6)
+    job = start(GATED_RUN, gate, command)
     wait_until((output / "checkpoint-4").is_dir, job)
     job.send_signal(signal.SIGINT)
     interrupted = finish(job)
     assert interrupted.code == 130, interrupted.err
     assert "interrupted" in interrupted.err
     assert "Traceback" not in interrupted.err
-    after_interrupt = checkpoints(output)
+    assert checkpoints(output) == [4]
     assert not (output / "adapter.safetensors").exists()
 
-    job = start(*command)
-    wait_until((output / f"checkpoint-{after_interrupt[-1] + 8}").is_dir, job)
+    open_gate(gate, 14)
+    job = start(GATED_RUN, gate, command)
+    wait_until((output / "checkpoint-12").is_dir, job)
     job.kill()
     assert finish(job).code == -signal.SIGKILL
+    assert checkpoints(output) == [4, 8, 12]
     assert not (output / "adapter.safetensors").exists()
-    assert checkpoints(output) != checkpoints(whole)
 
-    resumed = process(*command).succeeded()
+    resumed = here(TRAIN, command).succeeded()
     assert "resuming from" in resumed.out
     assert differences(whole, output) == []
 

@@ -124,10 +124,36 @@ def test_a_rank_that_was_never_heard_is_named_too(monkeypatch, capfd):
     monkeypatch.setattr("paddle_sft.train.watchdog.time.sleep", lambda seconds: None)
     monkeypatch.setattr(dog, "_leave_a_word", lambda: None)
     with dog.pause("saving"):
-        dog._now += LIMIT + 1
+        dog._now += LIMIT * FIRST_STEP - 1  # as long as the first step may take
+        dog.look()
+        assert codes == []
+        dog._now += 2
         dog.look()
     assert codes == [EXIT_HUNG]
     assert "rank 1 no longer answers" in capfd.readouterr().err
+
+
+def test_a_rank_that_gives_way_is_heard_all_the_while(bench, monkeypatch):
+    """Else the one that is stuck would take it for the cause, if it comes to see that the run stands still later."""
+    slept = []
+    monkeypatch.setattr("paddle_sft.train.watchdog.time.sleep", lambda seconds: slept.append(len(bench.others.sent)))
+    bench.train(1, 2, 3)
+    assert bench.wait(LIMIT + 1, Beat(1, 2, "computing", seconds=LIMIT + 1)) == [EXIT_HUNG]
+    assert len(slept) * bench.dog._interval >= 4 * bench.dog._interval
+    assert slept == list(range(slept[0], slept[0] + len(slept)))
+
+
+def test_with_a_short_limit_a_rank_that_is_late_by_a_second_is_not_silent(monkeypatch, capfd):
+    codes = []
+    dog = Watchdog(5.0, 0, Others(1), codes.append)
+    dog._is_on = True
+    monkeypatch.setattr(dog, "_leave_a_word", lambda: None)
+    for step in (8, 9):
+        dog.mark(step, "computing")
+    dog._others[1], dog._heard[1], dog._now = Beat(1, 9, "computing", seconds=5.5, waits=True), 8.5, 10.0
+    dog.look()
+    assert codes == [EXIT_HUNG]
+    assert "rank 0 makes no progress" in capfd.readouterr().err
 
 
 def test_a_rank_that_has_said_goodbye_is_not_missed(bench):

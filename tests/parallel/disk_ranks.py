@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import paddle
 
+from paddle_sft.cli.entry import leave
 from paddle_sft.core.errors import ModelError, PaddleSFTError
 from paddle_sft.core.later import perform
 from paddle_sft.parallel.agree import agree, together
@@ -118,3 +119,4 @@ def main(root: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave(0)

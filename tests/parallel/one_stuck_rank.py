@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from paddle_sft.cli.entry import run
+from paddle_sft.cli.entry import leave, run
 from paddle_sft.core.log import rank
 from paddle_sft.train import trainer
 
@@ -30,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,6 +6,7 @@ import inspect
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from paddle_sft.cli.launch import main
-from tests.e2e.commands import free_port
+from tests.e2e.commands import GATED_RUN, free_port
+from tests.e2e.gated_run import open_gate
 from tests.parallel.layouts import TOLERANCE, alone, farthest, losses, make_lab
-from tests.parallel.machines import ROOT, Launcher, wait_for
+from tests.parallel.machines import Launcher, wait_for
 
 ETCD = shutil.which("etcd", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 pytestmark = [
@@ -36,14 +38,26 @@ def etcd(tmp_path_factory):
     command += ["--advertise-client-urls", client, "--listen-peer-urls", peer]
     command += ["--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as server:
-        yield client[len("http://") :]
+        host, port = client[len("http://") :].split(":")
+        wait_for(lambda: answers(host, int(port)))
+        yield f"{host}:{port}"
         server.terminate()
 
 
-def machine(name: str, etcd: str, lab, file: str) -> Launcher:
+def answers(host: str, port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex((host, port)) == 0
+
+
+def machine(name: str, etcd: str, lab, *script: str) -> Launcher:
     words = ["--nnodes", "1:2", "--master", f"etcd://{etcd}", "--job_id", "elastic", "--elastic_timeout", "6"]
     words += ["--max_restart", "6", "--nproc", "1"]
-    return Launcher([*words, str(ROOT / "run_finetune.py"), file], lab.runs, name)
+    return Launcher([*words, *script], lab.runs, name)
+
+
+def starts(machines):
+    """How often each began: one may begin alone, if the other is late."""
+    return [launcher.said.count("Run Pod") for launcher in machines]
 
 
 def test_a_killed_rank_starts_again_and_a_lost_machine_is_done_without(etcd, tmp_path):
@@ -52,19 +66,23 @@ def test_a_killed_rank_starts_again_and_a_lost_machine_is_done_without(etcd, tmp
     alone(lab.job("one", {}, 1, "lora", **steps))
     job = lab.job("elastic", {}, 2, "lora", **steps)
     output = lab.output("elastic")
-    first, second = machines = [machine(name, etcd, lab, job["file"]) for name in ("a", "b")]
+    gate = open_gate(tmp_path / "gate", 5)
+    script = (str(GATED_RUN), str(gate), job["file"])
+    first, second = machines = [machine(name, etcd, lab, *script) for name in ("a", "b")]
     try:
-        wait_for((output / "checkpoint-2").is_dir, machines)
+        wait_for(lambda: second.ranks() and (output / "checkpoint-4").is_dir(), machines)
+        before = starts(machines)
         os.kill(second.ranks()[0], signal.SIGKILL)
-        wait_for(lambda: first.said.count("Run Pod") > 1 and second.said.count("Run Pod") > 1, machines)
-        saved = {path.name for path in output.glob("checkpoint-*")}
-        wait_for(lambda: {path.name for path in output.glob("checkpoint-*")} - saved, machines)
+        wait_for(lambda: all(now > then for now, then in zip(starts(machines), before)), machines)
+        open_gate(gate, 9)
+        wait_for(lambda: second.ranks() and (output / "checkpoint-8").is_dir(), machines)
         second.kill()
+        open_gate(gate, STEPS)
         assert first.wait() == 0, first.said[-3000:]
     finally:
         for launcher in machines:
             launcher.kill(signal.SIGTERM)
-    assert first.said.count("Run Pod") >= 3
+    assert starts([first])[0] >= 3
     assert len(losses(output)) == STEPS
     assert max(abs(a - b) for a, b in zip(losses(lab.output("one")), losses(output))) < TOLERANCE
     assert farthest(lab.output("one") / "adapter.safetensors", output / "adapter.safetensors") < TOLERANCE

@@ -17,7 +17,7 @@ from tests.e2e.commands import ROOT, TIME_LIMIT, checkpoints, finish, start, wai
 from tests.parallel.layouts import TWO, alone, make_lab
 
 sys.path.insert(0, str(ROOT / "tools"))
-from faults.jobs import descendants  # noqa: E402
+from faults.jobs import descendants, ranks_below  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("PADDLE_SFT_PARALLEL"), reason="a minute long: make parallel sets PADDLE_SFT_PARALLEL"
@@ -61,9 +61,7 @@ class Launched:
 
     def rank(self, number):
         """Its process."""
-        mark = f"PADDLE_TRAINER_ID={number}\0".encode()
-        found = [pid for pid in descendants(self.job.pid) if mark in Path(f"/proc/{pid}/environ").read_bytes()]
-        return found[0]
+        return ranks_below(self.job.pid)[number]
 
     def ended(self):
         """What it said; nothing of it may be left, nor half written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -39,10 +40,10 @@ class CommandJob:
         )  # fmt: skip
 
     def ranks(self) -> List[int]:
-        """Process ids, in the order of their start; fewer while they are being started."""
+        """Process ids, by number; fewer while they are being started."""
         if self._ranks == 1:
             return [self._process.pid]
-        return [pid for pid in descendants(self._process.pid) if _is_rank(pid)]
+        return ranks_below(self._process.pid)
 
     def processes(self) -> List[int]:
         """The ranks and what started them."""
@@ -168,12 +169,16 @@ def descendants(pid: int) -> List[int]:
     return sorted(found)
 
 
-def _is_rank(pid: int) -> bool:
-    try:
-        environment = (Path("/proc") / str(pid) / "environ").read_bytes()
-    except OSError:
-        return False
-    return b"PADDLE_TRAINER_ID=" in environment
+def ranks_below(pid: int) -> List[int]:
+    """Ranks that a process, or one that it started, has launched, by number."""
+    found: Dict[int, int] = {}
+    for one in descendants(pid):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            environment = (Path("/proc") / str(one) / "environ").read_bytes()
+            match = re.search(rb"(?:^|\0)PADDLE_TRAINER_ID=(\d+)\0", environment)
+            if match:
+                found.setdefault(int(match.group(1)), one)
+    return [found[rank] for rank in sorted(found)]
 
 
 def kill(pids: List[int], number: int = signal.SIGKILL) -> int:
