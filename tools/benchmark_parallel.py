@@ -47,6 +47,7 @@ WAYS: Dict[str, Way] = {
     "tp2": Way(2, 1, {"tensor_parallel_degree": 2}),
     "sp2": Way(2, 1, {"tensor_parallel_degree": 2, "sequence_parallel": True}),
     "pp2": Way(2, 1, {"pipeline_parallel_degree": 2}, 1, ROWS),
+    "vpp2": Way(2, 1, {"pipeline_parallel_degree": 2, "virtual_pp_degree": 2}, 1, ROWS),
     "sep2": Way(2, 1, {"sep_parallel_degree": 2}),
 }
 KINDS: Dict[str, Mapping[str, Any]] = {"full": {}, "lora": {"lora": True, "lora_rank": 8}}

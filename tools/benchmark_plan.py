@@ -32,6 +32,7 @@ SIZES: Dict[str, Dict[str, int]] = {
 _LORA = {"lora": True, "lora_rank": 8}
 _NF4 = {**_LORA, "weight_quantize_algo": "nf4", "weight_double_quant": True}
 _TP, _PP = {"tensor_parallel_degree": 2}, {"pipeline_parallel_degree": 2, "gradient_accumulation_steps": 4}
+_VPP, _THREE = {"virtual_pp_degree": 2}, {"gradient_accumulation_steps": 3}
 _AGAIN = {"recompute": True}
 
 
@@ -68,6 +69,9 @@ CASES = (
     Case("full, pipeline, accumulation 4", 2, "small", _PP),
     Case("full, pipeline, recompute", 2, "wide", {**_PP, **_AGAIN}),
     Case("lora, pipeline, accumulation 4", 2, "long", {**_PP, **_LORA}),
+    Case("full, 2 virtual stages", 2, "small", {**_PP, **_VPP}),
+    Case("full, 3 virtual stages, accumulation 3", 2, "long", {**_PP, "virtual_pp_degree": 3, **_THREE}),
+    Case("lora, 2 virtual stages, recompute", 2, "long", {**_PP, **_VPP, **_LORA, **_AGAIN}),
     Case("full, sep", 2, "wide", {"sep_parallel_degree": 2}),
     Case("full, sharding stage1", 2, "wide", {"sharding": "stage1"}),
     Case("full, stage1, accumulation 2", 2, "small", {"sharding": "stage1", "gradient_accumulation_steps": 2}),

@@ -42,15 +42,16 @@ def wrap(model: nn.Layer, method: str, config: Any, layers: Dict[str, nn.Layer],
     """Give each layer an update called `name`, and let only these take part. Every other parameter of the model is
     frozen, except what the model names in `trained_whole`."""
     if not hasattr(model, "base_fingerprint"):
-        model.base_fingerprint = fingerprint_of(model) or ""  # now, while nothing has changed a weight
+        model.base_fingerprint = fingerprint_of(model)  # now, while nothing has changed a weight
     for parameter in model.parameters():
         parameter.stop_gradient = True
     rows = model.trained_rows.parameters() if hasattr(model, "trained_rows") else []
     for parameter in [*whole_parameters(model).values(), *rows]:
         parameter.stop_gradient = False
-    for path, layer in layers.items():
+    for number, (path, layer) in enumerate(layers.items()):
         rows, columns = features(layer)
         update = _layer_class(model, method, layer)(rows, columns, config.for_path(path), compute_dtype(layer))
+        update.number = number
         if is_elsewhere(layer):
             continue  # its first values were drawn all the same: the others' are those of one process
         _adapted(model, path).updates[name] = update
@@ -108,6 +109,8 @@ def _put_on_model(model: nn.Layer, method: str, config: Any, name: str) -> None:
     model.model_updates[name] = update
     for layer in adapted_linears(model, name).values():
         update.share(layer.updates[name])
+    if hasattr(model, "share"):
+        update.split(model.share)
     update.install(model)
 
 

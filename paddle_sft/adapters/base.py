@@ -67,6 +67,8 @@ class Update(nn.Layer):
     inherited."""
     why_not_split = ""
     """Why it doesn't go into a model that is split in another way."""
+    number = 0
+    """Of the layer, among all adapted ones of the model."""
     low_rank: Any = None
     """Beside such a layer: how it is split (models.linears: `LowRank`)."""
 
@@ -187,8 +189,10 @@ class ModelUpdate(nn.Layer):
     def share(self, update: Update) -> None:
         """Give the update of one layer what the layers have in common, or remember it. Called once for each."""
 
-    def before_update(self, step: int, num_steps: int) -> None:
-        """Called in training with the gradients of a step (from 0), before the optimizer reads them."""
+    def before_update(self, step: int, num_steps: int) -> bool:
+        """Called in training with the gradients of a step (from 0), before the optimizer reads them; returns whether it
+        changed them."""
+        return False
 
     def after_update(self, step: int, num_steps: int) -> None:
         """Called after the optimizer's step, with its gradients still there."""
@@ -203,6 +207,18 @@ class ModelUpdate(nn.Layer):
     def for_use(self, config: Any) -> Tuple[Any, State]:
         """The config and the state of an update that computes the same without what only training needs."""
         return config, dict(self.state_dict())
+
+    def split(self, share: Any) -> None:
+        """Say how gradients are put together in a model of which this rank has a share (models.split: `Share`): every
+        rank has all parameters, and each stage of a pipeline and, where `has_part_of_gradients`, each rank of tensor
+        parallelism a term of their gradients."""
+        for parameter in self.parameters():
+            parameter.on_every_stage = bool(share.ranges)
+            parameter.sequence_parallel = self.has_part_of_gradients(share)
+
+    def has_part_of_gradients(self, share: Any) -> bool:
+        """Whether ranks of tensor parallelism compute other terms of its gradients, not the same sum."""
+        return False
 
     def install(self, model: nn.Layer) -> None:
         """Put it into the model's forward; it computes the plain model while `enabled` is false. A part that only

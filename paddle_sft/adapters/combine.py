@@ -101,7 +101,7 @@ def _require_alike(adapters: Sequence[SavedAdapter]) -> None:
         if beyond:
             raise ArgumentError(f"{one.folder} has {beyond}, which can't be weighted; merge it into its base instead")
         differ = [path for path, shape in one.shapes.items() if first.shapes.get(path, shape) != shape]
-        if differ or not is_same(first.base.get("fingerprint"), one.base.get("fingerprint")):
+        if differ or not is_same(first.fingerprint, one.fingerprint):
             raise ArgumentError(
                 f"{first.folder} and {one.folder} were trained on different bases; combine adapters of one"
             )

@@ -14,7 +14,7 @@ from paddle import nn
 
 from paddle_sft.adapters.base import ModelFacts, ModelUpdate, Update
 from paddle_sft.adapters.catalogue import ADAPTERS
-from paddle_sft.adapters.fingerprint import is_same
+from paddle_sft.adapters.fingerprint import Fingerprint, is_same
 from paddle_sft.core.atomic import write_json
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError, ModelError
@@ -32,7 +32,10 @@ OF_MODEL = "model."
 """Begin of the names of what belongs to the model as a whole, not to one linear layer."""
 NEW_ROWS = ".new_rows"
 """End of the names of rows that the base model's embedding and head have not."""
-_OF_BASE = ("model_type", "vocab_size", "fingerprint")
+_BESIDE = ("method", "format_version", "modules_to_save", "classes", "new_rows", "scaled_positions", "base")
+"""Keys of adapter.json that are not of the method."""
+_FLOATS, _CODES = "fingerprint", "fingerprint_of_codes"
+_OF_BASE = ("model_type", "vocab_size", _FLOATS, _CODES)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,13 @@ class SavedAdapter:
     schemes: Schemes = field(default_factory=dict)
     """Path -> scheme of the base's layers that were quantised while it was trained."""
     base: Dict[str, Any] = field(default_factory=dict)
-    """What else is known of the base: model_type, vocab_size, fingerprint (see `adapters.fingerprint`)."""
+    """What else is known of the base: model_type, vocab_size, and the texts of its fingerprint."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the base."""
+        floats, codes = (str(self.base.get(key) or "") for key in (_FLOATS, _CODES))
+        return Fingerprint(floats, codes, self.schemes)
 
     def rows(self) -> Dict[str, Tuple[np.ndarray, str]]:
         """Parameter's name -> (its new rows, their type)."""
@@ -120,11 +129,8 @@ def read_own(folder: Path) -> SavedAdapter:
             f"{folder}: adapter format {content.get('format_version')}, this version reads {FORMAT_VERSION}; "
             "upgrade paddle_sft"
         )
-    method = choose(f"the method in {folder / ADAPTER_CONFIG}", method_name, ADAPTERS)
-    known = {field.name for field in fields(method.config)}
-    config = method.config(
-        **{key: value for key, value in content.items() if key in known}, target_modules=tuple(shapes)
-    )
+    choose(f"the method in {folder / ADAPTER_CONFIG}", method_name, ADAPTERS)
+    config = _read_numbers(method_name, content, tuple(shapes), folder / ADAPTER_CONFIG)
     file = TensorFile(folder / ADAPTER_WEIGHTS)
     known_base = {key: base[key] for key in _OF_BASE if key in base}
     saved = SavedAdapter(
@@ -132,6 +138,26 @@ def read_own(folder: Path) -> SavedAdapter:
     )
     require_complete(saved)
     return saved
+
+
+def _read_numbers(method: str, content: Dict[str, Any], paths: Tuple[str, ...], place: Path) -> Any:
+    """The method's config; a key that isn't there has its default.
+
+    Raises:
+        ModelError: a key or a value that it can't have.
+    """
+    kind = ADAPTERS[method].config
+    known = {field.name for field in fields(kind)} - {"target_modules"}
+    strange = [key for key in content if key not in (*known, *_BESIDE)]
+    if strange:
+        raise ModelError(
+            f"{place} holds {', '.join(map(repr, strange))}, and adapter {method} has no such key (it has: "
+            f"{', '.join(sorted(known)) or 'none'}); correct it, or copy the file again"
+        )
+    try:
+        return kind(**{key: value for key, value in content.items() if key in known}, target_modules=paths)
+    except (ValueError, TypeError, AttributeError, ArgumentError) as error:
+        raise ModelError(f"{place} holds a value that adapter {method} can't have: {error}") from error
 
 
 def write_saved(folder: Path, saved: SavedAdapter) -> None:
@@ -184,9 +210,14 @@ def require_base(saved: SavedAdapter, shapes: Dict[str, Tuple[int, int]], place:
         )
 
 
-def require_fingerprint(saved: SavedAdapter, found: Optional[str], place: str, allow_other_base: bool) -> None:
+def known_base(found: Fingerprint) -> Dict[str, str]:
+    """What an adapter folder says of its base's fingerprint."""
+    return {key: text for key, text in ((_FLOATS, found.floats), (_CODES, found.codes)) if text}
+
+
+def require_fingerprint(saved: SavedAdapter, found: Fingerprint, place: str, allow_other_base: bool) -> None:
     """Raise ModelError if the base is another one than the adapter was trained on, as far as both are known."""
-    if allow_other_base or is_same(saved.base.get("fingerprint"), found):
+    if allow_other_base or is_same(saved.fingerprint, found):
         return
     raise ModelError(
         f"the adapter in {saved.folder} was trained on another base than {place}: the shapes are the same, the weights "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
@@ -12,7 +13,7 @@ from paddle import nn
 from paddle_sft.adapters.arrays import Arrays
 from paddle_sft.adapters.attach import base_layers, facts_of, keep_parts, whole_parameters, wrap
 from paddle_sft.adapters.base import DEFAULT_NAME, adapted_linears, model_updates
-from paddle_sft.adapters.fingerprint import fingerprint_of
+from paddle_sft.adapters.fingerprint import fingerprint_of, is_same
 from paddle_sft.adapters.foreign import foreign_reader
 from paddle_sft.adapters.saved import (
     ADAPTER_CONFIG,
@@ -21,6 +22,7 @@ from paddle_sft.adapters.saved import (
     OF_MODEL,
     SavedAdapter,
     fill_part,
+    known_base,
     read_own,
     require_base,
     require_complete,
@@ -119,7 +121,7 @@ def save_adapter(
         facts_of(model),
         getattr(model, "scaled_positions", None),
         schemes_of(model),
-        {**base, **({"fingerprint": model.base_fingerprint} if model.base_fingerprint else {})},
+        {**base, **known_base(model.base_fingerprint)},
     )
     write_saved(folder, saved)
 
@@ -143,14 +145,20 @@ def read_adapter(folder: Path, network: Any = None) -> SavedAdapter:
             f"{folder} is an adapter of another program; here one of this suite is needed. Make one of it: paddle-sft "
             f"export --format paddle_sft --model_name_or_path BASE --lora_path {folder} --output_path FOLDER"
         )
-    saved = reader(folder, network)
+    try:
+        saved = reader(folder, network)
+    except (ValueError, TypeError, KeyError, AttributeError, re.error) as error:
+        raise ModelError(
+            f"{folder} is an adapter of another program, and its config holds a value that can't be read: {error!r}; "
+            "copy it again, or save it again with the program that wrote it"
+        ) from error
     require_complete(saved)
     return saved
 
 
 def read_if_own(folder: Path) -> Optional[SavedAdapter]:
-    """The adapter of a folder of this suite; None for a folder of another program, which has no new rows, classes or
-    quantised layers to tell of.
+    """The adapter of a folder of this suite; None for a folder of another program, which has no classes or quantised
+    layers to tell of, and whose rows for tokens need the base to be read.
 
     Raises:
         ModelError: no adapter there, or damaged.
@@ -178,7 +186,7 @@ def load_adapter(
     require_fingerprint(saved, fingerprint_of(model), "the base model", allow_other_base)
     _require_room(saved, model, adapter)
     if saved.new_rows is not None:
-        grow(model, saved.new_rows.first, saved.new_rows.end)
+        grow(model, saved.new_rows.first, saved.new_rows.end, reset=False)
     if saved.classes is None:
         expect_whole(model, saved.whole, str(saved.folder))
     if saved.new_rows is not None:
@@ -188,6 +196,19 @@ def load_adapter(
     keep_parts(model, adapter)
     extend(model, saved.scaled_positions or {})
     return saved
+
+
+def require_same_base(model: nn.Layer, saved: SavedAdapter) -> None:
+    """Raise ModelError unless the adapted `model` has the base of a saved adapter, as far as both are known."""
+    place = "that of this run"
+    layers = {path: layer for path, layer in base_layers(model).items() if path in saved.shapes}
+    require_base(saved, {path: features(layer) for path, layer in layers.items()}, place)
+    if not is_same(saved.fingerprint, model.base_fingerprint):
+        raise ModelError(
+            f"the adapter in {saved.folder} was trained on another base than {place}: the shapes are the same, the "
+            "weights are not; restore model_name_or_path, or start afresh with another output_dir or "
+            "overwrite_output_dir true"
+        )
 
 
 def fill_adapter(model: nn.Layer, saved: SavedAdapter, adapter: str = DEFAULT_NAME) -> None:

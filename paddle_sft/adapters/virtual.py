@@ -25,12 +25,16 @@ class VirtualConfig(AdapterConfig):
             raise ArgumentError(f"num_virtual_tokens must be at least 1, got {self.num_virtual_tokens}")
 
 
+WITH_WHOLE_ROWS = ("tensor", "sequence", "pipeline", "stage3")
+"""Ways to split a model (`Family.splits`) in which rows are whole where they begin."""
+
+
 class VirtualUpdate(ModelUpdate, VirtualTokens):
     """A `ModelUpdate` that is virtual tokens."""
 
     in_rows = True
     stands_alone = True
-    why_not_split = "its virtual tokens stand before every sample of whole rows, in a model that is all here"
+    why_not_split = "its virtual tokens stand in every row, and the rows are cut into parts without them"
 
     def __init__(self, facts: ModelFacts, config: Any, dtype: str) -> None:
         super().__init__(facts, config, dtype)

@@ -40,9 +40,51 @@ def check_parallel(draft: Draft) -> Iterator[Problem]:
             f"sep_parallel_degree {sep} with {other} {draft[other]} is not verified; use one of them (tensor "
             "parallelism splits sequences too, with sequence_parallel)",
         )
+    if draft["sequence_parallel"] and draft["adapter"] == "reft" and draft["dropout"]:
+        why = "ranks would drop the same numbers of different tokens; leave dropout out"
+        yield ("dropout", "sequence_parallel"), f"ReFT's dropout does not go with sequence_parallel: {why}"
+    yield from _check_virtual(draft)
     split = [name for name in _SPLITTING if draft[name] > 1]
     for name in split:
         yield from _check_split(draft, name)
+
+
+def _check_virtual(draft: Draft) -> Iterator[Problem]:
+    """The interleaved schedule goes in groups of as many micro-batches as there are stages. The last step of an epoch,
+    which may have fewer, is filled up."""
+    parts, stages, micro_batches = (
+        draft[name] for name in ("virtual_pp_degree", "pipeline_parallel_degree", "gradient_accumulation_steps")
+    )
+    if parts < 2:
+        return
+    if stages < 2:
+        yield (
+            ("virtual_pp_degree", "pipeline_parallel_degree"),
+            f"virtual_pp_degree {parts} gives each stage of a pipeline {parts} parts of the stack, and "
+            f"pipeline_parallel_degree is {stages}; set it to 2 or more, or leave virtual_pp_degree out",
+        )
+    elif draft["do_train"] and draft["global_batch_size"] is None and micro_batches < stages:
+        yield (
+            ("virtual_pp_degree", "gradient_accumulation_steps"),
+            too_few_to_interleave(
+                parts,
+                stages,
+                f"gradient_accumulation_steps is {micro_batches}; set it to {stages} or more (with a smaller "
+                "per_device_train_batch_size the step stays as large)",
+            ),
+        )
+
+
+def too_few_to_interleave(parts: int, stages: int, given: str) -> str:
+    """What a run is refused with whose steps have fewer micro-batches than its pipeline has stages.
+
+    Args:
+        given: how many they have, and what to do.
+    """
+    return (
+        f"virtual_pp_degree {parts} interleaves at least as many micro-batches as there are stages, {stages}, and "
+        f"{given}, or leave virtual_pp_degree out"
+    )
 
 
 def _check_sharding(draft: Draft) -> Iterator[Problem]:
@@ -103,10 +145,10 @@ def _check_split(draft: Draft, name: str) -> Iterator[Problem]:
         yield ("stage", name), f"stage classification does not go with {degree} yet; use data parallelism or sharding"
     if draft["fp16"]:
         yield ("fp16", name), f"fp16 does not go with {degree} yet: {_SCALER}; use bf16"
+    if draft["adapter"] == "prefix_tuning" and not draft["prefix_projection"]:
+        why = "without its MLP a prefix starts at keys and values that the whole model computes; leave it out"
+        yield ("prefix_projection", name), f"prefix_projection false does not go with {degree}: {why}"
     if name == "tensor_parallel_degree":
-        if draft["weight_quantize_algo"]:
-            why = "the codes of a layer are not cut; use data, sep or pipeline parallelism, or leave it out"
-            yield ("weight_quantize_algo", name), f"weight_quantize_algo does not go with {degree} yet: {why}"
         if draft["optim"] == "adafactor":
             why = "it keeps means over rows and columns of whole matrices; use adamw"
             yield ("optim", name), f"optim adafactor does not go with {degree}: {why}"

@@ -22,8 +22,9 @@ def algorithm_problem(algorithms: Any) -> str:
     names: List[Any] = [algorithms] if isinstance(algorithms, str) else list(algorithms)
     for name in names:
         if name not in ALGORITHMS:
-            nearest = get_close_matches(str(name), ALGORITHMS, n=1)
-            meant = _OTHER_NAMES.get(str(name).lower()) or (nearest[0] if nearest else "")
+            written = str(name).lower()
+            nearest = get_close_matches(written, ALGORITHMS, n=1)
+            meant = _OTHER_NAMES.get(written) or (nearest[0] if nearest else "")
             hint = f", did you mean {meant}?" if meant else ";"
             return f"weight_quantize_algo is {show(name)}{hint} allowed: {', '.join(ALGORITHMS)}"
     if isinstance(algorithms, Mapping):

@@ -138,7 +138,7 @@ def load_quantize_arguments(argv: List[str]) -> QuantizeArguments:
         argv = ["--model_name_or_path", *argv]
     reading = _read_command(argv, "paddle-sft quantize", "MODEL --output O --weight_quantize_algo nf4")
     reading.require(model_name_or_path="FOLDER", output_path="FOLDER")
-    if not reading.values["method"]:
+    if not reading.values["method"] and "method" not in reading.broken:
         reading.require(weight_quantize_algo="nf4")
     algorithms = reading.values["weight_quantize_algo"]
     problems = [hub_problem(reading.values), _size_problem(reading), algorithm_problem(algorithms or "nf4")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+from paddle_sft.arguments.base_and_adapter import adapter_key, base_key
 from paddle_sft.arguments.fields import DEVICES, NOT_NEGATIVE, Checked, argument
 from paddle_sft.arguments.hub import hub_key
 
@@ -13,18 +14,11 @@ from paddle_sft.arguments.hub import hub_key
 class MergeArguments(Checked):
     """A base model, an adapter, and the model folder they become."""
 
-    model_name_or_path: Optional[str] = argument(
-        None, "Base model, folder or name. Required.", "基础模型的目录或名字。必填。", rows=(41,)
-    )
+    model_name_or_path: Optional[str] = base_key(rows=(41,))
     from_hf_hub: bool = hub_key("from_hf_hub")
     from_aistudio: bool = hub_key("from_aistudio")
     from_modelscope: bool = hub_key("from_modelscope")
-    lora_path: Optional[str] = argument(
-        None,
-        "Adapter, folder or name: of this suite, of PEFT or of PaddleNLP. Required.",
-        "适配器的目录或名字：本套件、PEFT 或 PaddleNLP 的。必填。",
-        rows=(40,),
-    )
+    lora_path: Optional[str] = adapter_key(rows=(40,))
     allow_other_base: bool = argument(
         False,
         "Put the adapter on a base of the same shapes and other weights than it was trained on; otherwise an error.",

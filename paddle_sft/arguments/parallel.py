@@ -10,11 +10,6 @@ from paddle_sft.arguments.fields import Bounds, Checked, NotYet, argument
 _DATA_PARALLEL = NotYet(
     "every device holds the whole model (data parallel); LoRA and recompute save memory.", off=(1, 0)
 )
-_INTERLEAVED = NotYet(
-    "Paddle 3.3.1 interleaves from three stages and, in every step, twice as many micro-batches on; use "
-    "pipeline_parallel_degree with more gradient_accumulation_steps, which leaves a pipeline as little idle.",
-    off=(1, 0),
-)
 _DEGREE = Bounds(minimum=0, also=(-1,))
 _CONFIG = NotYet("it belongs to a kind of parallelism that is not available.", off=(None,))
 _SWITCH = NotYet("it belongs to a kind of parallelism that is not available.")
@@ -56,7 +51,11 @@ class ParallelArguments(Checked):
         -1, "Devices that share one expert.", "共同计算一个专家的设备数。", not_yet=_DATA_PARALLEL
     )
     virtual_pp_degree: int = argument(
-        1, "Parts of the stack on one pipeline device.", "一个流水设备上的层段数。", not_yet=_INTERLEAVED
+        1,
+        "Parts of the stack on each pipeline device (interleaved schedule); 1: one.",
+        "每个流水设备上的层段数（交错调度）；1：一段。",
+        bounds=_DEGREE,
+        rows=(5,),
     )
     sequence_parallel: bool = argument(
         False, "Split activations beside tensor parallel.", "随张量并行切分激活。", rows=(6,)

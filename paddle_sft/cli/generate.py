@@ -26,6 +26,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     from paddle_sft.adapters.state import load_adapter
     from paddle_sft.cli.report import write_lines
     from paddle_sft.cli.run_quant import as_trained
+    from paddle_sft.cli.run_tokens import tokenizer_with
     from paddle_sft.generate.generation import Sampling, generate_texts, prepare
     from paddle_sft.models.device import parameter_dtype
     from paddle_sft.models.hub import load_model
@@ -43,7 +44,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     tokenizer_folder = folder
     if adapter:
         saved = load_adapter(loaded.model, adapter, allow_other_base=arguments.allow_other_base)
-        tokenizer_folder = saved.folder if saved.new_rows is not None else folder  # it has tokens that the base has not
+        tokenizer_folder = tokenizer_with(saved, folder)
     sampling = Sampling(
         arguments.max_new_tokens,
         arguments.do_sample,

@@ -10,6 +10,7 @@ from typing import List, Optional, Tuple
 from paddle_sft.arguments.files import SUFFIXES
 from paddle_sft.arguments.load import load_finetune_arguments
 from paddle_sft.cli.plan_devices import read_devices
+from paddle_sft.core.errors import ArgumentError
 from paddle_sft.core.threads import import_quietly
 
 CONTEXT, RESERVE, TOP = 1.0, 8.0, 5
@@ -19,6 +20,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Print the plan; 0 where some layout fits (or no memory is given), 1 where none does."""
     options, rest = _parse(sys.argv[1:] if argv is None else argv)
     devices = read_devices(options.devices, options.context, options.reserve)
+    if options.top < 1:
+        raise ArgumentError(f"--top must be at least 1, got {options.top}")
     rest = _as_arguments(rest)
     arguments = load_finetune_arguments(rest)
     import_quietly("paddle")

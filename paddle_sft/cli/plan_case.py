@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
 
@@ -120,6 +121,11 @@ class Case:
             on_gpu=device == "gpu",
         )
 
+    @property
+    def chunks(self) -> int:
+        """Parts of the stack on a stage of a pipeline."""
+        return max(1, self.arguments.parallel.virtual_pp_degree)
+
     def layout(self, ranks: int) -> Layout:
         """As the file says, for so many ranks.
 
@@ -128,7 +134,7 @@ class Case:
         """
         own = self.arguments.parallel
         degrees = {axis: getattr(own, key) for axis, key in KEYS.items()}
-        layout = make_layout(degrees, sharding_stage(own.sharding), ranks, own.sequence_parallel, 1)
+        layout = make_layout(degrees, sharding_stage(own.sharding), ranks, own.sequence_parallel, self.chunks)
         require_layout(layout, self.config, self.arguments.adapter)
         return layout
 
@@ -154,8 +160,11 @@ def _config_of(name: str) -> Tuple[Dict[str, Any], str]:
     known = ALIASES.get(name, name)
     if known not in SHAPES:
         names = ", ".join([*SHAPES, *ALIASES])
+        near = get_close_matches(name, [*SHAPES, *ALIASES], n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
         raise ArgumentError(
-            f"{name} is neither a folder here nor a shape that is known; a plan downloads nothing: name a folder with "
-            f"a config.json (weights are not needed), or one of {names}"
+            f"{name} is neither a folder here nor a shape that is known{hint}; a plan downloads nothing: name a folder "
+            f"with a config.json (weights are not needed), or one of {names}"
         )
-    return {**FAMILIES["llama"].defaults(), "model_type": "llama", **SHAPES[known]}, f"built-in shape of {known}"
+    shape = {"model_type": "llama", **SHAPES[known]}
+    return {**FAMILIES[shape["model_type"]].defaults(), **shape}, f"built-in shape of {known}"

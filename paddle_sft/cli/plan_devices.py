@@ -10,6 +10,8 @@ from paddle_sft.core.errors import ArgumentError
 
 NODE = 8
 """Devices of a node, where more are given and nodes are not."""
+MOST = 16384
+"""Devices for which layouts are searched: seconds of work; more are more likely a slip of the pen."""
 _FORM = re.compile(r"(?:(\d+)x)?(\d+)(?:x(\d+(?:\.\d+)?)(GB|GiB))?", re.IGNORECASE)
 _BYTES = {"gb": 10**9, "gib": 2**30}
 
@@ -57,11 +59,16 @@ def read_devices(text: str, context: float, reserve: float) -> Devices:
             f"--devices {text!r}: write COUNT, COUNTxMEMORY or NODESxCOUNTxMEMORY, the memory in GB or GiB, such as 8, "
             "8x80GB, or 2x8x80GB for two nodes of eight"
         )
-    if not 0 <= reserve < 100 or context < 0:
+    if not 0 <= reserve < 100 or not context >= 0:
         raise ArgumentError(
             f"--reserve {reserve:g} and --context {context:g}: a percentage below 100, and GB of at least 0"
         )
     count = int(found[2])
+    if count * int(found[1] or 1) > MOST:
+        raise ArgumentError(
+            f"--devices {text!r}: {count * int(found[1] or 1):,} devices are more than the {MOST:,} a plan searches; "
+            "plan for a part of them, and multiply the data-parallel ranks"
+        )
     nodes = int(found[1]) if found[1] else max(1, count // NODE)
     if found[1] is None:
         if count > NODE and count % NODE:

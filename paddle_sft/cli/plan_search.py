@@ -11,7 +11,7 @@ from paddle_sft.cli.plan_devices import Devices
 from paddle_sft.core.errors import ArgumentError
 from paddle_sft.parallel.memory import Need, predict
 from paddle_sft.parallel.recipe import Recipe
-from paddle_sft.parallel.topology import KEYS, Layout
+from paddle_sft.parallel.topology import CHUNKS_KEY, KEYS, Layout
 from paddle_sft.parallel.traffic import Cost, cost_of
 
 SAME = 1.02
@@ -59,7 +59,7 @@ class Search:
     def keys_to_write(self, option: Option) -> Dict[str, Any]:
         """Those of an option's keys that differ from what the argument file says."""
         said = self.case.values()
-        said.update({key: max(1, said[key]) for axis, key in KEYS.items() if axis != "sharding"})
+        said.update({key: max(1, said[key]) for key in (*KEYS.values(), CHUNKS_KEY) if key != KEYS["sharding"]})
         return {
             key: value
             for key, value in keys_of(option.layout, option.recipe).items()
@@ -71,6 +71,7 @@ def keys_of(layout: Layout, recipe: Recipe) -> Dict[str, Any]:
     """All keys of an argument file that say it, as they would stand there."""
     return {
         **{KEYS[axis]: getattr(layout, axis) for axis in ("tensor", "pipeline", "sep")},
+        CHUNKS_KEY: layout.chunks,
         "sequence_parallel": layout.sequence_parallel,
         "sharding": f"stage{layout.stage}{' offload' * recipe.offloads}" if layout.stage else "",
         "sharding_parallel_degree": layout.sharding if layout.stage else -1,
@@ -122,7 +123,7 @@ def _option(case: Case, layout: Layout, recipe: Recipe, devices: Devices) -> Opt
 
 def _candidates(case: Case, devices: Devices, rows_per_step: int) -> Iterator[Tuple[Layout, Recipe]]:
     written = case.recipe()
-    for layout in _layouts(devices):
+    for layout in _layouts(devices, case.chunks):
         for rows in sorted({1, written.rows}):
             if rows_per_step % (rows * layout.data_ranks):
                 continue
@@ -135,16 +136,24 @@ def _candidates(case: Case, devices: Devices, rows_per_step: int) -> Iterator[Tu
                     yield layout, one
 
 
-def _layouts(devices: Devices) -> Iterator[Layout]:
-    """Every way to share the ranks out; tensor parallelism stays inside a node, with its activations split."""
+def _layouts(devices: Devices, chunks: int) -> Iterator[Layout]:
+    """Every way to share the ranks out; tensor parallelism stays inside a node, with its activations split. Pipelines
+    with one part of the stack a stage, and with as many as the file says."""
     number = devices.number
     for tensor in _divisors(devices.per_node):
         for pipeline in _divisors(number // tensor):
             for sep in _divisors(number // (tensor * pipeline)):
                 data = number // (tensor * pipeline * sep)
-                for stage in (0, 1, 2, 3) if data > 1 else (0,):
-                    split = (1, data) if stage else (data, 1)
-                    yield Layout(split[0], pipeline, split[1], sep, tensor, stage, tensor > 1)
+                yield from _of_model(Layout(data, pipeline, 1, sep, tensor, 0, tensor > 1), chunks)
+
+
+def _of_model(layout: Layout, chunks: int) -> Iterator[Layout]:
+    """The ways of a model that is split like this: with sharding of each stage among its copies, or without."""
+    for stage in (0, 1, 2, 3) if layout.data > 1 else (0,):
+        one = replace(layout, data=1, sharding=layout.data, stage=stage) if stage else layout
+        yield one
+        if layout.pipeline > 1 and chunks > 1:
+            yield replace(one, chunks=chunks)
 
 
 def _divisors(number: int) -> List[int]:

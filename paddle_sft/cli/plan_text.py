@@ -6,9 +6,10 @@ import json
 import textwrap
 from typing import Any, Dict, List, Sequence, Tuple
 
+from paddle_sft.cli.plan_case import Case
 from paddle_sft.cli.plan_search import Option, Search, best_of_each, keys_of
 from paddle_sft.parallel.memory import PARTS
-from paddle_sft.parallel.topology import Layout
+from paddle_sft.parallel.topology import Layout, layer_ranges, range_words
 from paddle_sft.parallel.traffic import BETWEEN, INSIDE, OPERATIONS_A_SECOND
 
 WIDTH = 110
@@ -31,7 +32,7 @@ def report_lines(found: Search, changes: Changes, top: int) -> List[str]:
     if not shown:
         return [*lines, "", "No layout of these devices is taken by the suite for this run."]
     title = "Best layouts" if found.fitting else "Nothing fits. The layouts that come nearest"
-    lines += ["", title, *_table(shown), "", *_cost_words(found), "", *_detail(shown[0])]
+    lines += ["", title, *_table(shown), "", *_cost_words(found), "", *_detail(shown[0], found.case.shape.layers)]
     if found.fitting:
         lines += ["", *_what_to_write(found, shown[0])]
     else:
@@ -67,12 +68,23 @@ def _facts(found: Search) -> List[str]:
             verdict += f", {'fits, with' if room >= 0 else 'does not fit:'} {abs(room):.1f} GB "
             verdict += "to spare" if room >= 0 else "too much"
         lines.append(f"as it is  {layout_words(found.written.layout)}, {_step_words(found.written)}: {verdict}")
+        lines += _stage_lines(found.written.layout, shape.layers, "stages")
     return lines
 
 
+def _stage_lines(layout: Layout, layers: int, title: str) -> List[str]:
+    """Which layers each stage of a pipeline has; nothing without one."""
+    if layout.pipeline == 1:
+        return []
+    ranges = layer_ranges(layers, layout.pipeline, layout.chunks)
+    text = "; ".join(f"{stage}: {range_words(one)}" for stage, one in enumerate(ranges))
+    return textwrap.wrap(f"{title:<10}layers of {text}", WIDTH, subsequent_indent=" " * 10)
+
+
 def layout_words(layout: Layout) -> str:
-    """Such as 8 tensor (sequence) x 2 pipeline x 4 sharding stage 1."""
-    axes = (("tensor", layout.tensor), ("pipeline", layout.pipeline), ("sep", layout.sep), ("data", layout.data))
+    """Such as 8 tensor (sequence) x 2 pipeline (2 virtual) x 4 stage1."""
+    pipeline = "pipeline" + (f" ({layout.chunks} virtual)" if layout.chunks > 1 else "")
+    axes = (("tensor", layout.tensor), (pipeline, layout.pipeline), ("sep", layout.sep), ("data", layout.data))
     words = [f"{size} {name}" for name, size in axes if size > 1]
     if layout.sequence_parallel:
         words[0] += " (sequence)"
@@ -113,7 +125,7 @@ def _cost_words(found: Search) -> List[str]:
     return textwrap.wrap(text + ranked, WIDTH)
 
 
-def _detail(option: Option) -> List[str]:
+def _detail(option: Option, layers: int) -> List[str]:
     peak, where = option.need.peak, ""
     if option.layout.pipeline > 1:
         where = f" on stage {option.need.stage} of the pipeline"
@@ -123,7 +135,7 @@ def _detail(option: Option) -> List[str]:
     if sent:
         told = ", ".join(f"{axis} {size / _GB:.2f} GB" for axis, size in sent.items())
         lines.append(f"  {'sent a step':<12}{told}")
-    return lines
+    return lines + _stage_lines(option.layout, layers, "  stages")
 
 
 def _what_to_write(found: Search, option: Option) -> List[str]:
@@ -164,20 +176,21 @@ def as_json(found: Search, changes: Changes, top: int) -> Dict[str, Any]:
             "usable": devices.usable if known else None,
         },
         "rows_per_step": found.rows_per_step,
-        "written": None if found.written is None else _option(found.written),
+        "written": None if found.written is None else _option(found.written, case),
         "refusal": found.refusal,
         "fits": bool(found.fitting),
         "layouts": [
-            {**_option(one), "keys": found.keys_to_write(one)}
+            {**_option(one, case), "keys": found.keys_to_write(one)}
             for one in best_of_each(found.fitting or found.options)[: max(1, top)]
         ],
-        "changes": [{"change": words, **_option(one)} for words, one in changes],
+        "changes": [{"change": words, **_option(one, case)} for words, one in changes],
     }
 
 
-def _option(one: Option) -> Dict[str, Any]:
+def _option(one: Option, case: Case) -> Dict[str, Any]:
     return {
         "layout": layout_words(one.layout),
+        "stages": layer_ranges(case.shape.layers, one.layout.pipeline, one.layout.chunks),
         "keys": keys_of(one.layout, one.recipe),
         "fits": one.fits,
         "peak": {"bytes": one.need.peak.total, "moment": one.need.peak.name, "parts": one.need.peak.parts},

@@ -10,7 +10,7 @@ import paddle
 
 from paddle_sft.adapters.attach import attach, base_layers
 from paddle_sft.adapters.catalogue import ADAPTERS
-from paddle_sft.adapters.state import load_adapter
+from paddle_sft.adapters.state import load_adapter, read_if_own
 from paddle_sft.adapters.whole import train_whole
 from paddle_sft.arguments.adapter import AdapterArguments
 from paddle_sft.cli.report import Report
@@ -32,7 +32,7 @@ def train_adapter(
         seed: the adapter's first values are drawn from it.
 
     Raises:
-        ArgumentError: a folder of another method than the one asked for.
+        ArgumentError: a folder of another method than the one asked for, or of another program with tokens of its own.
     """
     if start is not None:
         saved = load_adapter(network, start, allow_other_base=arguments.allow_other_base)
@@ -40,6 +40,13 @@ def train_adapter(
             raise ArgumentError(
                 f"lora_path {start} is an adapter of method {saved.method}, and adapter is {arguments.adapter}; write "
                 f'"adapter": "{saved.method}", or name another folder'
+            )
+        rows = saved.new_rows
+        if rows is not None and rows.vocab_size > rows.base_size and read_if_own(start) is None:
+            raise ArgumentError(
+                f"lora_path {start} is an adapter of another program with tokens that the base has not; make a folder "
+                f"of this suite of it first (paddle-sft export --format paddle_sft --lora_path {start} ...), and name "
+                "that one"
             )
         report.section("adapter", {saved.method: (str(saved.folder), "its own numbers and targets hold")})
         return AdapterWeights(network, saved.method, saved.config, tokenizer_folder)

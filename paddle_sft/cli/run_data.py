@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
+from paddle_sft.arguments.check_parallel import too_few_to_interleave
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.arguments.mixing import Mixing, SourceMix, StageSpec, names_of, read_mixing, read_stages
 from paddle_sft.arguments.train import TrainArguments
@@ -20,6 +21,7 @@ from paddle_sft.data.sources import FoundSource
 from paddle_sft.data.store import SampleStore
 from paddle_sft.data.stream_mix import Stream, StreamMix
 from paddle_sft.packing.certificate import certify
+from paddle_sft.parallel.interleave import fewest_micro_batches
 from paddle_sft.train.evaluate import DevSets
 from paddle_sft.train.feed import FeedSettings, MapFeed, RunStage
 from paddle_sft.train.plan import StepShape
@@ -94,11 +96,18 @@ def feed_settings(arguments: Arguments, before_sample: int = 0) -> FeedSettings:
 
     Args:
         before_sample: tokens that the model puts before every sample, which max_length doesn't count.
+
+    Raises:
+        ArgumentError: global_batch_size can't be cut into micro-batches, or makes too few of them for the pipeline.
     """
     data, train = arguments.data, arguments.train
     drop_last = bool(arguments.upstream.get("dataloader_drop_last", False))
-    ranks = layout_of(arguments.parallel).data_ranks
-    shape = StepShape(train.per_device_train_batch_size, accumulation(train, ranks), ranks, drop_last)
+    layout = layout_of(arguments.parallel)
+    ranks, micro_batches = layout.data_ranks, accumulation(train, layout.data_ranks)
+    if micro_batches < fewest_micro_batches(layout):
+        given = f"global_batch_size {train.global_batch_size} makes {micro_batches}; lower per_device_train_batch_size"
+        raise ArgumentError(too_few_to_interleave(layout.chunks, layout.pipeline, given))
+    shape = StepShape(train.per_device_train_batch_size, micro_batches, ranks, drop_last)
     capacity = data.max_length + before_sample
     return FeedSettings(shape, train.seed, train.shuffle, data.packing, capacity, before_sample, train.max_steps)
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
 from paddle_sft.adapters.catalogue import ADAPTERS
-from paddle_sft.adapters.fingerprint import fingerprint, places
+from paddle_sft.adapters.fingerprint import fingerprint
 from paddle_sft.arguments.check_parallel import sharding_stage
 from paddle_sft.arguments.load import Arguments
 from paddle_sft.arguments.parallel import ParallelArguments
 from paddle_sft.core.errors import ArgumentError, DataError, ModelError, PaddleSFTError
 from paddle_sft.core.log import num_ranks
 from paddle_sft.models.catalogue import FAMILIES
-from paddle_sft.models.linears import find_linears, is_elsewhere
+from paddle_sft.models.fingerprint import Mark, spots
+from paddle_sft.models.linears import features, find_linears, is_elsewhere
 from paddle_sft.models.quantised import schemes_of
 from paddle_sft.models.split import Share, part_of
 from paddle_sft.parallel.agree import agree
 from paddle_sft.parallel.groups import Groups, gather_objects, start
 from paddle_sft.parallel.heads import HeadExchange
-from paddle_sft.parallel.topology import KEYS, Layout, Sizes, layer_ranges, make_layout, require_fitting
+from paddle_sft.parallel.topology import (
+    KEYS,
+    Layout,
+    Sizes,
+    layer_ranges,
+    make_layout,
+    range_words,
+    require_fitting,
+)
 
 if TYPE_CHECKING:  # the report asks run_data, which asks here
     from paddle_sft.cli.report import Report
@@ -141,6 +150,7 @@ def share_of(groups: Optional[Groups], config: Dict[str, Any]) -> Optional[Share
         layout.tensor,
         place["tensor"],
         groups.tensor,
+        groups.pipeline,
         layout.sequence_parallel,
         ranges,
         is_first=place["pipeline"] == 0,
@@ -152,25 +162,24 @@ def sign_base(model: Any, groups: Optional[Groups]) -> None:
     """Put the fingerprint of the whole base where adapters look for it, if this rank holds a share of it."""
     if groups is None or not hasattr(model, "share"):
         return
-    if schemes_of(model):
-        model.base_fingerprint = ""  # of codes there is none, in one process either
-        return
     linears = find_linears(model)
-    shapes = {path: layer.whole_size for path, layer in linears.items()}
-    here: Dict[Any, float] = {}
-    for path, at in places(shapes):
-        weight = None if is_elsewhere(linears[path]) else linears[path].weight
-        inside = at if weight is None or part_of(weight) is None else part_of(weight).find(at)
-        if weight is not None and inside is not None:
-            here[path, at] = float(weight[inside[0], inside[1]].astype("float32"))
-    found = {place: value for one in gather_objects(here, groups.model) for place, value in one.items()}
-    model.base_fingerprint = fingerprint(shapes, lambda path, at: found[path, at])
+    here: Dict[int, Mark] = dict(getattr(model, "base_marks", {}))  # of what was quantised, from the whole weight
+    for path, inside in spots({path: features(layer) for path, layer in linears.items()}).items():
+        weight = None if is_elsewhere(linears[path]) else getattr(linears[path], "weight", None)
+        for number, at in inside.items():
+            own = at if weight is None or part_of(weight) is None else part_of(weight).find(at)
+            if weight is not None and own is not None and number not in here:
+                here[number] = Mark(float(weight[own[0], own[1]].astype("float32")))
+    found = {number: mark for one in gather_objects(here, groups.model) for number, mark in one.items()}
+    model.base_fingerprint = fingerprint(found, schemes_of(model))
 
 
 def join_heads(model: Any, groups: Optional[Groups]) -> None:
     """Let attention be computed on whole rows where each rank has a part of their tokens."""
     if groups is not None and groups.sep is not None:
-        model.row_layout.exchange = HeadExchange(groups.sep)
+        layout, part = model.row_layout, groups.place["sep"]
+        layout.exchange, layout.heads_part = HeadExchange(groups.sep), part
+        layout.tokens_part = (part, groups.layout.sep)
 
 
 def describe_share(report: Report, groups: Optional[Groups], model: Any) -> None:
@@ -181,7 +190,7 @@ def describe_share(report: Report, groups: Optional[Groups], model: Any) -> None
     held = sum(parameter.size for parameter in model.parameters())
     what = "every layer"
     if share is not None and share.ranges:
-        what = "layers " + ", ".join(f"{first}-{last - 1}" for first, last in share.ranges)
+        what = "layers " + range_words(share.ranges)
         what += " and the embedding" * share.is_first + " and the head" * share.is_last
     place = ", ".join(f"{axis} {number}" for axis, number in groups.place.items() if getattr(groups.layout, axis) > 1)
     for rank, line in enumerate(gather_objects(f"{place}: {what}, {held:,} numbers", groups.world)):

@@ -11,6 +11,7 @@ from paddle_sft.cli.report import Report
 from paddle_sft.core.errors import ArgumentError
 from paddle_sft.models.quantised import plan_lines, schemes_of
 from paddle_sft.models.stored_schemes import summary
+from paddle_sft.parallel.groups import Groups
 from paddle_sft.quant.aware import QAT_TYPES
 from paddle_sft.quant.choice import AsTrained, Choice
 from paddle_sft.train.aware_weights import AwareWeights
@@ -64,11 +65,14 @@ def describe_base(model: Any, place: str, trains_all: bool, adapter: Optional[Pa
         report.add(SECTION, "adapter", str(adapter), why)
 
 
-def with_awareness(weights: FullWeights, arguments: QuantArguments, report: Report) -> FullWeights:
+def with_awareness(
+    weights: FullWeights, arguments: QuantArguments, groups: Optional[Groups], report: Report
+) -> FullWeights:
     """The same weights, computed with rounded numbers where the user asks for quantisation-aware training."""
     if arguments.qat is None:
         return weights
-    found = AwareWeights(weights.model, weights.tokenizer_folder, weights.trained, arguments.qat)
+    ranks = None if groups is None else groups.data
+    found = AwareWeights(weights.model, weights.tokenizer_folder, weights.trained, arguments.qat, ranks)
     bits, with_inputs = QAT_TYPES[arguments.qat]
     words = f"weights rounded to {bits} bits" + (", inputs to 8" if with_inputs else "")
     report.section("quantisation-aware training", {arguments.qat: (words, "of all linear layers")})

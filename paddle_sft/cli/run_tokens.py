@@ -6,8 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Optional, Sequence
 
+from paddle_sft.adapters.saved import SavedAdapter
 from paddle_sft.adapters.state import read_if_own
 from paddle_sft.cli.report import Report
+from paddle_sft.models.hubs import TOKENIZER_FILES
 from paddle_sft.models.new_tokens import NewTokens, add_special_tokens
 from paddle_sft.models.trained_rows import train_rows
 from paddle_sft.models.vocabulary import grow
@@ -66,6 +68,14 @@ def tokenizer_of_adapter(adapter: Optional[Path]) -> Optional[Path]:
     """The adapter's folder, if it was trained with tokens that its base has not: then its tokenizer is used."""
     saved = read_if_own(adapter) if adapter is not None else None
     return adapter if saved is not None and saved.new_rows is not None else None
+
+
+def tokenizer_with(saved: SavedAdapter, base: Path) -> Path:
+    """The folder of the tokenizer that a base and an adapter need: the adapter's, if it has rows for tokens. Rows for
+    tokens that the base has, too, may come without one."""
+    rows = saved.new_rows
+    has_own = any((saved.folder / name).is_file() for name in TOKENIZER_FILES)
+    return saved.folder if rows is not None and (has_own or rows.vocab_size > rows.base_size) else base
 
 
 def vocab_size_with(adapter: Optional[Path], vocab_size: int) -> int:

@@ -56,7 +56,7 @@ from paddle_sft.models.config import read_config
 from paddle_sft.models.device import choose_device, choose_half_precision, parameter_dtype
 from paddle_sft.models.hub import LoadedModel, build_from_scratch, load_model
 from paddle_sft.models.long_context import extend, longest_text
-from paddle_sft.models.remote import local_folder
+from paddle_sft.models.remote import local_adapter, local_folder
 from paddle_sft.models.tokenizers import fill_token, load_tokenizer, require_known_ids
 from paddle_sft.operators.build import describe_operators
 from paddle_sft.parallel.agree import together
@@ -162,7 +162,7 @@ class Run:
 
     def _adapter_folder(self) -> Optional[Path]:
         path = self.arguments.adapter.lora_path
-        return self._folder(path) if path else None
+        return local_adapter(path, hub_of(self.arguments.model)) if path else None
 
     def _needs_dev(self) -> bool:
         train = self.train_arguments
@@ -289,7 +289,7 @@ class Run:
             self.tokens.grow(network, self.tokenizer, is_trained=True)
             full = train_weights(network, adapter, self.tokenizer_folder, self.output_dir, self.report)
             require_trained_tokens(network, self.arguments.model.new_special_tokens or ())
-            return with_awareness(full, self.arguments.quant, self.report)
+            return with_awareness(full, self.arguments.quant, self.groups, self.report)
         if adapter.lora_path is None:
             self.tokens.grow(network, self.tokenizer, is_trained=False)
         seed, folder = self.train_arguments.seed, self.tokenizer_folder

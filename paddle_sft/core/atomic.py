@@ -148,7 +148,7 @@ def quick_damage(folder: Path) -> List[str]:
 
 def _damage(folder: Path, compare: Callable[[Path, int, str], str]) -> List[str]:
     if not (Path(folder) / MANIFEST).is_file():
-        return [f"{folder} has no {MANIFEST}: it was never finished"]
+        return [f"{folder} has no {MANIFEST}: it was never finished, or is not of this suite"]
     try:
         files = _read_manifest(folder)
     except (ValueError, AttributeError, TypeError, KeyError):

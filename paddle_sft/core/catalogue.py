@@ -19,5 +19,5 @@ def choose(key: str, name: str, catalogue: Mapping[str, Entry]) -> Entry:
     if name in catalogue:
         return catalogue[name]
     near = get_close_matches(str(name), list(catalogue), n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
+    hint = f", did you mean {near[0]!r}?" if near else "."
     raise ArgumentError(f"{key} is {name!r}{hint} Allowed: {', '.join(catalogue)}.")

@@ -107,7 +107,7 @@ class _Base:
         if name in self._saved.whole:
             return _as_tag(self._saved.file.read(name), self._saved.file.specs[name].tag, tag), tag
         array, tag = self.weights.read(name)
-        if name in self._axes:
+        if name in self._rows:
             array = put_rows(array, self._axes[name], self._saved.new_rows, _as_tag(*self._rows[name], tag))
         return array, tag
 

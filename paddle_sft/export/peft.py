@@ -85,8 +85,15 @@ def write_peft_folder(
 
 def notes(saved: SavedAdapter) -> List[str]:
     """What a folder of PEFT can't say."""
+    found: List[str] = []
     changed: Dict[str, Any] = saved.scaled_positions or {}
-    if not changed:
-        return []
-    keys = ", ".join(f"{key} {value!r}" for key, value in changed.items())
-    return [f"the adapter was trained with longer positions: set {keys} in the config.json of the base that PEFT loads"]
+    if changed:
+        keys = ", ".join(f"{key} {value!r}" for key, value in changed.items())
+        found.append(f"it was trained with longer positions: set {keys} in the config.json of the base that PEFT loads")
+    rows = saved.new_rows
+    if rows is not None and rows.vocab_size > rows.base_size:
+        found.append(
+            f"it has tokens that the base has not: call base.resize_token_embeddings({rows.vocab_size}) before "
+            "PeftModel.from_pretrained, and take this folder's tokenizer"
+        )
+    return found

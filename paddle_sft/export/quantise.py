@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Mapping
 
 import numpy as np
 from tqdm import tqdm
@@ -50,11 +50,7 @@ def quantise_folder(job: QuantiseJob) -> Dict[str, Any]:
     """
     require_free(job.output)
     config = read_config(job.model)
-    stored = schemes_in(config, str(job.model))
-    if stored:
-        raise ArgumentError(
-            f"{job.model} is quantised already ({summary(stored)}); name the model of floats that it was made from"
-        )
+    require_floats(job.model, config)
     classes = classes_of(config, str(job.model))
     network = build_empty_classifier(config, "float32", classes) if classes else build_empty(config, "float32")
     opened = open_weights(job.model, network, {})
@@ -68,6 +64,15 @@ def quantise_folder(job: QuantiseJob) -> Dict[str, Any]:
         report.update({"schemes": summary(weights.schemes), "model": str(job.model)})
         write_json(beside / REPORT, report)
     return report
+
+
+def require_floats(model: Path, config: Mapping[str, Any]) -> None:
+    """Raise ArgumentError if the model folder with this config.json is one of codes."""
+    stored = schemes_in(config, str(model))
+    if stored:
+        raise ArgumentError(
+            f"{model} is quantised already ({summary(stored)}); name the model of floats that it was made from"
+        )
 
 
 def require_free(output: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Collection, Dict, Optional, Tuple
+from typing import Collection, Dict, Tuple
 
 import numpy as np
 
-from paddle_sft.adapters.fingerprint import fingerprint
+from paddle_sft.adapters.fingerprint import Fingerprint, fingerprint
 from paddle_sft.core.tensorfile import to_float32
+from paddle_sft.models.fingerprint import Mark, code_at, spots
 from paddle_sft.models.quantised import as_tensor, read_codes
 from paddle_sft.models.weights import ModelWeights
 from paddle_sft.quant.choice import Schemes
@@ -51,25 +52,22 @@ class StoredWeights:
         rows, columns = self.shapes[path]
         return dequantise(self.codes(path), self.schemes[path], rows, columns).t().numpy(), "F32"
 
-    def fingerprint(self, linears: Collection[str]) -> Optional[str]:
-        """By which an adapter knows its base (see `adapters.fingerprint`); None where the folder holds codes.
+    def fingerprint(self, linears: Collection[str]) -> Fingerprint:
+        """By which an adapter knows its base: of the folder's floats, or of its codes.
 
         Args:
-            linears: paths of the linear layers.
+            linears: paths of the linear layers, in the model's order.
         """
-        matrices = {path: shape for path, shape in self.shapes.items() if path in linears}
-        if self._stored or not matrices:
-            return None
-        cached: Dict[str, np.ndarray] = {}
-
-        def pick(path: str, at: Tuple[int, int]) -> float:
-            name = f"{path}.weight"
-            if path not in cached:
-                cached.clear()
-                cached[path] = self.weights.read(name)
-            return float(to_float32(cached[path][at].reshape(1), self.weights.spec(name).tag)[0])
-
-        return fingerprint(matrices, pick)
+        marks: Dict[int, Mark] = {}
+        for path, inside in spots({path: self.shapes[path] for path in linears if path in self.shapes}).items():
+            if path in self._stored:
+                codes = self.weights.read(f"{path}.codes")
+                marks.update({number: Mark(None, code_at(codes, number)) for number in inside})
+                continue
+            array, tag = self.weights.read(f"{path}.weight"), self.weights.spec(f"{path}.weight").tag
+            values = to_float32(np.array([array[at] for at in inside.values()]), tag)
+            marks.update({number: Mark(float(value)) for number, value in zip(inside, values)})
+        return fingerprint(marks, self._stored)
 
     def codes(self, path: str) -> Arrays:
         """The codes and scales of a layer: those in the folder, or the ones that training had."""

@@ -34,9 +34,12 @@ class VirtualRows:
         return known[self.sources]
 
 
-def put_before(segment_lengths: Sequence[Sequence[Segment]], num_virtual: int) -> VirtualRows:
+def put_before(segment_lengths: Sequence[Sequence[Segment]], num_virtual: int, multiple: int = 1) -> VirtualRows:
     """Put `num_virtual` tokens before every segment of rows that are equally long; before what fills a row too, which
     nobody else sees.
+
+    Args:
+        multiple: the rows' length becomes one of this.
 
     Raises:
         ValueError: an empty segment.
@@ -54,7 +57,7 @@ def put_before(segment_lengths: Sequence[Sequence[Segment]], num_virtual: int) -
             first += length
         rows.append(longer)
         sources.append(np.concatenate(pieces))
-    width = max(len(row) for row in sources)
+    width = -(-max(len(row) for row in sources) // multiple) * multiple
     filled = np.zeros((len(rows), width), dtype=np.int64)
     for number, row in enumerate(sources):
         filled[number, : len(row)] = row

@@ -28,7 +28,7 @@ from paddle_sft.models.quantised import (
     choose_schemes,
     is_in_codes,
     quantise_layers,
-    require_floats,
+    require_cuttable,
     with_codes,
 )
 from paddle_sft.models.renames import rename_table
@@ -76,8 +76,6 @@ def load_model(
             f"{folder} is a sequence classifier, which writes no text; set stage to classification (with do_predict it "
             "labels texts), or name the language model that it was made from"
         )
-    if share is not None and share.tensor > 1:
-        require_floats(config, choice, str(folder))
     model = build_empty(config, dtype) if share is None else build_share(config, dtype, share)
     is_hugging_face = fill(model, folder, config, choice)
     model.eval()
@@ -92,6 +90,7 @@ def fill(model: nn.Layer, folder: Path, config: Dict[str, Any], choice: Optional
     """
     stored = schemes_in(config, str(folder))
     schemes = choose_schemes(model, stored, choice, str(folder))
+    require_cuttable(model, schemes)
     weights = open_weights(folder, model, stored)
     require_complete(weights, model, Path(folder), stored)
     parameters = {name: one for name, one in unique_parameters(model).items() if not is_in_codes(name, schemes)}

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Collection, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from paddle_sft.core.errors import ModelError
 from paddle_sft.models.weights import INDEX_NAME, PDPARAMS_NAME, WEIGHTS_NAME
@@ -21,6 +21,15 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 TEXT_FILES = TOKENIZER_FILES + ("generation_config.json",)
 CONFIG_NAME = "config.json"
+MODEL, TOKENIZER, ADAPTER = "model", "tokenizer", "adapter"
+"""What is wanted of a name: config, tokenizer and weights; config and tokenizer; an adapter's folder."""
+ADAPTER_FILES: Dict[str, Tuple[str, ...]] = {
+    "adapter.json": ("adapter.safetensors",),
+    "adapter_config.json": ("adapter_model.safetensors",),
+    **{f"{method}_config.json": ("peft_model.safetensors", f"{method}_model_state.pdparams")
+       for method in ("lora", "vera", "lokr", "prefix")},
+}  # fmt: skip
+"""An adapter's config -> the weights that may stand beside it: of this suite, of PEFT, of PaddleNLP."""
 
 Fetch = Callable[[str], Optional[Path]]
 """File name -> path on this machine, None when the model has no such file."""
@@ -38,9 +47,9 @@ class Hub(NamedTuple):
     """Environment variable that moves the cache."""
     cached: Callable[[str], Path]
     """Model name -> the folder it is kept in, whether it is there or not."""
-    fetch: Callable[[Optional[str], str, bool], Path]
-    """(address, None for the usual one; model name; whether its weights are wanted) -> its folder, downloaded; what is
-    there is not fetched again."""
+    fetch: Callable[[Optional[str], str, str], Path]
+    """(address, None for the usual one; name; what is wanted of it) -> its folder, downloaded; what is there is not
+    fetched again."""
 
     def address(self) -> Optional[str]:
         """The mirror that is asked now, None if it is the client's usual address."""
@@ -59,10 +68,12 @@ def shards_of(index: Path) -> List[str]:
         raise ModelError(f"{index} is not a readable weight index: {error!r}; remove it and try again") from error
 
 
-def missing_files(folder: Path, with_weights: bool = True) -> List[str]:
-    """What a model folder lacks to be loaded: config and weights, or without them the tokenizer."""
+def missing_files(folder: Path, what: str = MODEL) -> List[str]:
+    """What a folder lacks to be loaded: config and weights, or config and tokenizer."""
+    if what == ADAPTER:
+        return _missing_of_adapter({path.name for path in folder.iterdir()} if folder.is_dir() else ())
     missing = [] if (folder / CONFIG_NAME).is_file() else [CONFIG_NAME]
-    if not with_weights:
+    if what == TOKENIZER:
         vocabularies = TOKENIZER_FILES[1:5]
         there = any((folder / name).is_file() for name in vocabularies)
         return missing if there else [*missing, f"any of {', '.join(vocabularies)}"]
@@ -73,18 +84,51 @@ def missing_files(folder: Path, with_weights: bool = True) -> List[str]:
     return missing
 
 
-def fetch_files(fetch: Fetch, with_weights: bool) -> Path:
+def _missing_of_adapter(names: Collection[str]) -> List[str]:
+    config = next((name for name in ADAPTER_FILES if name in names), None)
+    if config is None:
+        return [f"config of an adapter ({', '.join(ADAPTER_FILES)})"]
+    weights = ADAPTER_FILES[config]
+    return [] if any(name in names for name in weights) else [" or ".join(weights)]
+
+
+def _require_adapter(names: Collection[str]) -> None:
+    """
+    Raises:
+        ModelError: among these files are none of an adapter, or only weights that may run code.
+    """
+    missing = _missing_of_adapter(names)
+    pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth")))
+    if missing:
+        raise ModelError(
+            f"it has no {missing[0]}"
+            + (f", only {pickled[0]}, a pickle that may run code when it is read" if pickled else "")
+        )
+
+
+def _fetch_adapter_files(fetch: Fetch) -> Path:
+    config = next((name for name in ADAPTER_FILES if fetch(name) is not None), "")
+    weights = next((name for name in ADAPTER_FILES.get(config, ()) if fetch(name) is not None), "")
+    _require_adapter({config, weights})
+    for name in TOKENIZER_FILES:
+        fetch(name)
+    return fetch(config).parent  # there already
+
+
+def fetch_files(fetch: Fetch, what: str) -> Path:
     """Fetch config, tokenizer and then weights, file by file; where the weights are, everything is.
 
     Raises:
-        ModelError: no config.json or no weights.
+        ModelError: no config or no weights.
     """
+    if what == ADAPTER:
+        return _fetch_adapter_files(fetch)
     config = fetch(CONFIG_NAME)
     if config is None:
         raise ModelError(f"it has no {CONFIG_NAME}")
     for name in TEXT_FILES:
         fetch(name)
-    if not with_weights:
+    if what == TOKENIZER:
         return config.parent
     index = fetch(INDEX_NAME)
     if index is not None:
@@ -107,7 +151,7 @@ def _paddlenlp_folder(name: str) -> Path:
     return _paddlenlp_home() / name
 
 
-def _fetch_from_paddlenlp(address: Optional[str], name: str, with_weights: bool) -> Path:
+def _fetch_from_paddlenlp(address: Optional[str], name: str, what: str) -> Path:
     from huggingface_hub.utils import EntryNotFoundError
     from paddlenlp.utils.download.bos_download import bos_download, bos_url, get_bos_file_metadata
 
@@ -126,7 +170,7 @@ def _fetch_from_paddlenlp(address: Optional[str], name: str, with_weights: bool)
         _require_size(target, size)
         return target
 
-    return fetch_files(fetch, with_weights)
+    return fetch_files(fetch, what)
 
 
 def _drop_overlong(incomplete: Path, size: Optional[int]) -> None:
@@ -156,7 +200,7 @@ def _aistudio_folder(name: str) -> Path:
     return _aistudio_home() / f"models--{name.replace('/', '--')}" / "snapshots" / "master"
 
 
-def _fetch_from_aistudio(address: Optional[str], name: str, with_weights: bool) -> Path:
+def _fetch_from_aistudio(address: Optional[str], name: str, what: str) -> Path:
     from huggingface_hub.utils import EntryNotFoundError
     from paddlenlp.utils.download.aistudio_hub_download import (
         aistudio_hub_download,
@@ -181,7 +225,7 @@ def _fetch_from_aistudio(address: Optional[str], name: str, with_weights: bool) 
         _require_size(target, found.size)
         return target
 
-    return fetch_files(fetch, with_weights)
+    return fetch_files(fetch, what)
 
 
 # ---- Hugging Face -------------------------------------------------------------------------------------------------
@@ -201,24 +245,31 @@ def _hugging_face_folder(name: str) -> Path:
     return model / "snapshots" / commit
 
 
-def _fetch_from_hugging_face(address: Optional[str], name: str, with_weights: bool) -> Path:
+def _fetch_from_hugging_face(address: Optional[str], name: str, what: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     files = {sibling.rfilename for sibling in HfApi(endpoint=address).model_info(name).siblings or ()}
-    if CONFIG_NAME not in files:
+    if what == ADAPTER:
+        _require_adapter(files)
+    elif CONFIG_NAME not in files:
         raise ModelError(f"it has no {CONFIG_NAME}")
     places: Dict[str, Any] = {"endpoint": address, "cache_dir": str(_hugging_face_home())}
-    text = sorted(files & {CONFIG_NAME, INDEX_NAME, *TEXT_FILES})
+    text = sorted(files & {*(ADAPTER_FILES if what == ADAPTER else (CONFIG_NAME, INDEX_NAME)), *TEXT_FILES})
     folder = Path(snapshot_download(name, allow_patterns=text, **places))
-    if not with_weights:
+    if what == TOKENIZER:
         return folder
-    weights = _choose_weights(folder, files)
+    weights = _adapter_weights(files) if what == ADAPTER else _choose_weights(folder, files)
     blobs = folder.parents[1] / "blobs"
     before = {path.name for path in blobs.iterdir() if not path.name.endswith(".incomplete")}
     folder = Path(snapshot_download(name, allow_patterns=text + weights, **places))
     for file in weights:
         _require_sha256(folder / file, before)
     return folder
+
+
+def _adapter_weights(files: Any) -> List[str]:
+    config = next(name for name in ADAPTER_FILES if name in files)
+    return [name for name in ADAPTER_FILES[config] if name in files][:1]
 
 
 def _choose_weights(folder: Path, files: Any) -> List[str]:
@@ -270,16 +321,22 @@ def _modelscope_client() -> Callable[..., str]:
     return snapshot_download
 
 
-def _fetch_from_modelscope(address: Optional[str], name: str, with_weights: bool) -> Path:
+def _fetch_from_modelscope(address: Optional[str], name: str, what: str) -> Path:
     download = _modelscope_client()
     cache = os.environ.get("MODELSCOPE_CACHE") or None  # its client reads the variable once
-    names = [CONFIG_NAME, INDEX_NAME, *TEXT_FILES]
+    names = [*(ADAPTER_FILES if what == ADAPTER else (CONFIG_NAME, INDEX_NAME)), *TEXT_FILES]
 
     def fetch(files: List[str]) -> Path:
         return Path(download(name, allow_patterns=files, endpoint=address, cache_dir=cache))
 
     folder = fetch(names)
-    if not with_weights:
+    if what == TOKENIZER:
+        return folder
+    if what == ADAPTER:
+        here = {path.name for path in folder.iterdir()}
+        config = next((one for one in ADAPTER_FILES if one in here), "adapter.json")
+        folder = fetch([*names, *ADAPTER_FILES[config]])
+        _require_adapter({path.name for path in folder.iterdir()})
         return folder
     weights = shards_of(folder / INDEX_NAME) if (folder / INDEX_NAME).is_file() else [WEIGHTS_NAME]
     folder = fetch(names + weights)

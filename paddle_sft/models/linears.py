@@ -23,7 +23,10 @@ from paddle.distributed.fleet.utils.sequence_parallel_utils import (
 )
 
 from paddle_sft.models.part_of import PartOf
+from paddle_sft.quant.codec import Arrays
 from paddle_sft.quant.linear import QuantisedLinear
+from paddle_sft.quant.part import part_scheme, take_part
+from paddle_sft.quant.scheme import Scheme
 
 BY_COLUMNS = (ColumnParallelLinear, ColumnSequenceParallelLinear)
 """Each rank of tensor parallelism has some columns of the matrix, and gives these of the output."""
@@ -31,6 +34,32 @@ BY_ROWS = (RowParallelLinear, RowSequenceParallelLinear)
 """Each rank has some rows, and the same columns of the input; the outputs are added up."""
 _OF_TOKENS = (ColumnSequenceParallelLinear, RowSequenceParallelLinear)
 LINEAR_KINDS: Tuple[type, ...] = (nn.Linear, QuantisedLinear, *BY_COLUMNS, *BY_ROWS)
+
+
+class QuantisedPart(QuantisedLinear):
+    """In the place of a layer of which each rank has a part: the codes of this part (quant.part).
+
+    Args:
+        layer: it.
+        arrays: of the whole weight.
+        scheme: the same.
+    """
+
+    def __init__(self, layer: nn.Layer, arrays: Arrays, scheme: Scheme) -> None:
+        part: PartOf = layer.weight.part
+        cut = part.shape, part.axis, part.ranges
+        kept = take_part(arrays, scheme, *cut)
+        super().__init__(kept, part_scheme(scheme, *cut), *layer.weight.shape, compute_dtype(layer), layer.bias)
+        self.part, self.whole_scheme = part, scheme
+        self.kind, self.model_parallel_group = type(layer), layer.model_parallel_group
+
+    def features(self) -> Tuple[int, int]:
+        """Of the whole layer."""
+        return self.part.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = product(self, x)
+        return output if self.bias is None else output + self.bias.astype(output.dtype)
 
 
 def find_linears(model: nn.Layer) -> Dict[str, nn.Layer]:
@@ -53,12 +82,12 @@ def features(layer: nn.Layer) -> Tuple[int, int]:
 
 def product(layer: nn.Layer, x: Tensor) -> Tensor:
     """x W, without the bias. x [..., in] -> [..., out]; of a split layer what the layer reads and gives."""
-    if hasattr(layer, "product"):
-        return layer.product(x)
     low_rank = low_rank_of(layer)
     if low_rank is None:
-        return x @ layer.weight
-    return low_rank.between(x) @ layer.weight if low_rank.is_by_columns else low_rank.between(x @ layer.weight)
+        return part_product(layer, x)
+    if low_rank.is_by_columns:
+        return part_product(layer, low_rank.between(x))
+    return low_rank.between(part_product(layer, x))
 
 
 def part_product(layer: nn.Layer, x: Tensor) -> Tensor:
@@ -69,9 +98,7 @@ def part_product(layer: nn.Layer, x: Tensor) -> Tensor:
 @paddle.no_grad()
 def weight_matrix(layer: nn.Layer) -> Tensor:
     """W [in, out] in float32, without a gradient. Where each rank has a part, all of them call it and get the whole."""
-    if hasattr(layer, "weight_matrix"):
-        return layer.weight_matrix()
-    weight = layer.weight.detach().astype("float32")
+    weight = layer.weight_matrix() if hasattr(layer, "weight_matrix") else layer.weight.detach().astype("float32")
     low_rank = low_rank_of(layer)
     return weight if low_rank is None else low_rank.whole(weight)
 
@@ -109,9 +136,10 @@ class LowRank:
 
     def __init__(self, layer: nn.Layer) -> None:
         self._group = layer.model_parallel_group
-        self._part: PartOf = layer.weight.part
-        self.is_by_columns = isinstance(layer, BY_COLUMNS)
-        self.of_tokens = isinstance(layer, _OF_TOKENS)
+        self._part: PartOf = layer.part if isinstance(layer, QuantisedPart) else layer.weight.part
+        kind = layer.kind if isinstance(layer, QuantisedPart) else type(layer)
+        self.is_by_columns = issubclass(kind, BY_COLUMNS)
+        self.of_tokens = issubclass(kind, _OF_TOKENS)
         """With sequence parallelism: the parameter that every rank has sees some tokens only, so its gradients are
         to be added up."""
 
@@ -158,4 +186,4 @@ class LowRank:
 
 def low_rank_of(layer: nn.Layer) -> Optional[LowRank]:
     """None for a layer that every rank has whole."""
-    return LowRank(layer) if isinstance(layer, BY_COLUMNS + BY_ROWS) else None
+    return LowRank(layer) if isinstance(layer, (*BY_COLUMNS, *BY_ROWS, QuantisedPart)) else None

@@ -69,7 +69,7 @@ class LayerRows:
         prefix = None if layout.before is None or layout.before.in_rows else layout.before
         if layout.segment_lengths is None:
             if past is None and prefix is not None:
-                past = tuple(one.astype(key.dtype).expand([len(key), *one.shape]) for one in self._prefix(prefix))
+                past = tuple(one.astype(key.dtype).expand([len(key), *one.shape]) for one in self._prefix(prefix, key))
             if past is not None:
                 key, value = paddle.concat([past[0], key], axis=1), paddle.concat([past[1], value], axis=1)
             mixed = cached_attention(query, key, value, scoring)
@@ -80,14 +80,18 @@ class LayerRows:
         mixed = self._mixed(query, key, value, scoring)
         return (mixed if prefix is None else layout.places.take(mixed)), None
 
-    def _prefix(self, prefix: VirtualTokens) -> Tuple[Tensor, Tensor]:
-        return prefix.keys_and_values(self.number)
+    def _prefix(self, prefix: VirtualTokens, key: Tensor) -> Tuple[Tensor, Tensor]:
+        """Of as many heads as the keys [B, T, G, D] have: those that this rank computes."""
+        num = key.shape[2]
+        begin = self.layout.heads_part * num
+        keys, values = prefix.keys_and_values(self.number)
+        return keys[:, begin : begin + num], values[:, begin : begin + num]
 
     def _behind(self, prefix: VirtualTokens, query: Tensor, key: Tensor, value: Tensor) -> Tuple[Tensor, ...]:
         """Rows [B, W, ...] with the prefix in every segment. Its queries are zeros; nobody looks at what they get."""
         nobody = paddle.zeros([prefix.num_virtual, *query.shape[2:]], dtype=query.dtype)
-        places = self.layout.places
-        return tuple(places.put(one, rows) for one, rows in zip((nobody, *self._prefix(prefix)), (query, key, value)))
+        places, first = self.layout.places, (nobody, *self._prefix(prefix, key))
+        return tuple(places.put(one, rows) for one, rows in zip(first, (query, key, value)))
 
     def _mixed(self, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         layout = self.layout

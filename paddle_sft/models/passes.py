@@ -1,6 +1,7 @@
 """A forward pass in pieces: embedding, some of the layers, the last norm; for a model of which a rank holds a share.
 
 Between the layers hidden states are [B, T, H]; with sequence parallelism [B * T / tensor, H], each rank has its tokens.
+Where virtual tokens stand in the rows, T counts them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from paddle_sft.models.catalogue import FAMILIES
 
 
 def embed(model: nn.Layer, input_ids: Tensor) -> Tensor:
-    """[B, T] -> hidden states."""
-    hidden = model.get_input_embeddings()(input_ids)
+    """[B, T] -> hidden states, virtual tokens among them."""
+    hidden, before = model.get_input_embeddings()(input_ids), model.row_layout.before
+    if before is not None and before.in_rows:
+        hidden = model.row_layout.places.put(before.vectors(), hidden)
     if FAMILIES[model.config.model_type].scales_embedding:
         hidden = hidden * (model.config.hidden_size**0.5)
     if not model.share.sequence_parallel:
@@ -39,11 +42,11 @@ def run_layers(model: nn.Layer, hidden: Tensor, numbers: Tuple[int, int]) -> Ten
 
 
 def finish(model: nn.Layer, hidden: Tensor, shape: Tuple[int, int]) -> Tensor:
-    """The last norm: hidden states -> [B, T, H], the same on all ranks of tensor parallelism."""
-    hidden = _base(model).norm(hidden)
+    """The last norm: hidden states -> [B, T, H] of rows of a shape, the same on all ranks of tensor parallelism."""
+    hidden, before = _base(model).norm(hidden), model.row_layout.before
     if model.share.sequence_parallel:
-        hidden = GatherOp.apply(hidden).reshape([*shape, hidden.shape[-1]])
-    return hidden
+        hidden = GatherOp.apply(hidden).reshape([shape[0], -1, hidden.shape[-1]])
+    return model.row_layout.places.take(hidden) if before is not None and before.in_rows else hidden
 
 
 def run_whole(model: nn.Layer, input_ids: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -16,13 +16,16 @@ from paddle import nn
 
 from paddle_sft.core.errors import ArgumentError, ModelError
 from paddle_sft.core.tensorfile import TensorSpec
-from paddle_sft.models.linears import compute_dtype, features, find_linears, is_elsewhere
+from paddle_sft.models.fingerprint import Mark, code_at, spots
+from paddle_sft.models.linears import QuantisedPart, compute_dtype, features, find_linears, is_elsewhere
 from paddle_sft.models.renames import Piece, RenameTable
+from paddle_sft.models.split import part_of
 from paddle_sft.models.stored_schemes import CONFIG_KEY, summary
 from paddle_sft.models.weights import ModelWeights
 from paddle_sft.quant.choice import AnyChoice, Schemes
 from paddle_sft.quant.codec import Arrays, quantise
 from paddle_sft.quant.linear import QuantisedLinear
+from paddle_sft.quant.part import SMALLEST_BLOCK, part_scheme
 from paddle_sft.quant.scheme import Scheme
 
 _TAGS = {"uint8": "U8", "float32": "F32"}
@@ -49,16 +52,26 @@ def choose_schemes(model: nn.Layer, stored: Schemes, choice: Optional[AnyChoice]
     return dict(stored)
 
 
-def require_floats(config: Mapping[str, Any], choice: Optional[AnyChoice], place: str) -> None:
+def require_cuttable(model: nn.Layer, schemes: Schemes) -> None:
     """
     Raises:
-        ArgumentError: a quantised base, of whose layers each rank should hold a part.
+        ArgumentError: borders between ranks would leave of a layer's blocks a few weights each.
     """
-    if choice is not None or CONFIG_KEY in config:
-        raise ArgumentError(
-            f"{place} is a quantised base, and tensor parallelism can't split the codes of a layer; use data, sequence "
-            "(sep_parallel_degree) or pipeline parallelism, or a base of floats"
-        )
+    linears = find_linears(model)
+    for path, scheme in schemes.items():
+        part = part_of(linears[path].weight)
+        if part is None:
+            continue
+        block = part_scheme(scheme, part.shape, part.axis, part.ranges).block_size
+        if block < SMALLEST_BLOCK:
+            size = sum(last - first for first, last in part.ranges)
+            degree, kind = part.shape[part.axis] // size, ("inputs", "outputs")[part.axis]
+            raise ArgumentError(
+                f"tensor_parallel_degree {degree} gives a rank {size} {kind} of {path} ({part.shape[0]} x "
+                f"{part.shape[1]}), and its borders cut blocks of {scheme.block(part.shape[0])} weights into pieces of "
+                f"{block}, each with a scale of its own (at least {SMALLEST_BLOCK} weights share one); choose a "
+                "weight_blocksize that divides a rank's part, or a tensor_parallel_degree that leaves such a part"
+            )
 
 
 def is_in_codes(name: str, schemes: Schemes) -> bool:
@@ -84,13 +97,16 @@ def array_specs(path: str, scheme: Scheme, sizes: Tuple[int, int]) -> List[Tenso
 def quantise_layers(model: nn.Layer, weights: ModelWeights, schemes: Schemes, are_codes: bool) -> None:
     """Put a `QuantisedLinear` in the place of each layer, one after another; biases have their values already.
 
-    Memory: the codes, and the float weight of one layer.
+    The model's `base_marks` gets what its fingerprint needs of these layers (models.fingerprint).
+
+    Memory: the codes, and the float weight of one layer; the whole of it where this rank keeps a part of the codes.
 
     Raises:
         ModelError: a weight that holds NaN or infinities, by name.
     """
     linears = find_linears(model)
     originals = None if are_codes else _Originals(weights)
+    spots_of, model.base_marks = spots({path: features(layer) for path, layer in linears.items()}), {}
     for path, scheme in schemes.items():
         layer = linears.pop(path)
         if is_elsewhere(layer):
@@ -98,10 +114,23 @@ def quantise_layers(model: nn.Layer, weights: ModelWeights, schemes: Schemes, ar
             continue
         rows, columns = features(layer)
         name = f"{path}.weight"
-        arrays = read_codes(weights, path, scheme) if are_codes else _encoded(weights, name, (rows, columns), scheme)
-        quantised = QuantisedLinear(arrays, scheme, rows, columns, compute_dtype(layer), layer.bias)
+        floats = None if are_codes else _whole_weight(weights, name, (rows, columns))
+        arrays = read_codes(weights, path, scheme) if are_codes else quantise(as_tensor(floats.T), scheme, name)
+        model.base_marks.update(_marks(spots_of.get(path, {}), floats, arrays["codes"]))
+        if part_of(layer.weight) is None:
+            quantised = QuantisedLinear(arrays, scheme, rows, columns, compute_dtype(layer), layer.bias)
+        else:
+            quantised = QuantisedPart(layer, arrays, scheme)
         quantised.read_original = originals and partial(originals.read, name)
         replace_layer(model, path, quantised)
+
+
+def _marks(inside: Dict[int, Tuple[int, int]], floats: Optional[np.ndarray], codes: paddle.Tensor) -> Dict[int, Mark]:
+    """What a base's fingerprint needs of one layer."""
+    return {
+        number: Mark(None if floats is None else float(floats[at]), code_at(codes, number))
+        for number, at in inside.items()
+    }
 
 
 def read_codes(weights: ModelWeights, path: str, scheme: Scheme) -> Arrays:
@@ -112,7 +141,8 @@ def read_codes(weights: ModelWeights, path: str, scheme: Scheme) -> Arrays:
     return found
 
 
-def _encoded(weights: ModelWeights, name: str, sizes: Tuple[int, int], scheme: Scheme) -> Arrays:
+def _whole_weight(weights: ModelWeights, name: str, sizes: Tuple[int, int]) -> np.ndarray:
+    """[in, out], float32, with the memory of its transpose."""
     weight = np.empty(sizes[::-1], dtype=np.float32)
     wrong = weights.fill(name, weight.T, "F32")
     if wrong:
@@ -121,7 +151,7 @@ def _encoded(weights: ModelWeights, name: str, sizes: Tuple[int, int], scheme: S
             "checkpoint, or copy the model again"
         )
     weights.release(name)
-    return quantise(as_tensor(weight), scheme, name)
+    return weight.T
 
 
 def as_tensor(array: np.ndarray) -> paddle.Tensor:
@@ -169,7 +199,8 @@ def schemes_of(model: nn.Layer) -> Dict[str, Scheme]:
     """Path -> scheme of a model in memory, layers on other stages of a pipeline included; empty for a model of
     floats."""
     linears = find_linears(model).items()
-    found = {path: getattr(layer, "scheme", getattr(layer, "scheme_elsewhere", None)) for path, layer in linears}
+    names = ("whole_scheme", "scheme", "scheme_elsewhere")
+    found = {path: next((vars(layer)[n] for n in names if n in vars(layer)), None) for path, layer in linears}
     return {_path_in_base(path): scheme for path, scheme in found.items() if scheme is not None}
 
 
@@ -185,7 +216,7 @@ def plan_lines(model: nn.Layer) -> Dict[str, Tuple[str, str]]:
     layers = quantised_linears(model)
     if not layers:
         return {}
-    sizes = [layer.features() for layer in layers.values()]
+    sizes = [(layer.in_features, layer.out_features) for layer in layers.values()]  # of this rank's part
     count = sum(rows * columns for rows, columns in sizes)
     used = sum(layer.scheme.num_bytes(*size) for layer, size in zip(layers.values(), sizes))
     names = ", ".join(dict.fromkeys(path.rsplit(".", 1)[-1] for path in layers))

@@ -12,7 +12,7 @@ from typing import Iterator, List, Optional, Tuple
 from paddle_sft.core.errors import ModelError
 from paddle_sft.core.log import get_logger
 from paddle_sft.core.tensorfile import why_hollow
-from paddle_sft.models.hubs import HUBS, Hub, missing_files
+from paddle_sft.models.hubs import ADAPTER, HUBS, MODEL, TOKENIZER, Hub, missing_files
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Either, set to 1, keeps every hub's client from the network; the names are those of the Hugging Face libraries."""
@@ -38,34 +38,35 @@ def local_folder(name: str, hub: str = "paddlenlp", with_weights: bool = True) -
     Raises:
         ModelError: neither a folder nor a model that could be downloaded.
     """
+    return _local(name, hub, MODEL if with_weights else TOKENIZER)
+
+
+def _local(name: str, hub: str, what: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         _require_fetched_by_git(folder)
         return folder
     if looks_like_path(name):
-        raise ModelError(f"no model folder {name}{_nearest_folder(name)}")
+        raise ModelError(f"no {what if what == ADAPTER else MODEL} folder {name}{_nearest_folder(name)}")
     place = HUBS[hub]
     if is_offline():
-        return _from_cache(name, place, with_weights)
+        return _from_cache(name, place, what)
     try:
-        return _fetch_patiently(name, place, with_weights)
+        return _fetch_patiently(name, place, what)
     except Exception as error:  # the hubs' clients raise anything from OSError to AssertionError
-        if _is_unreachable(error) and _is_complete(place.cached(name), with_weights):
+        if _is_unreachable(error) and _is_complete(place.cached(name), what):
             get_logger().warning("%s can't be reached; taking the copy in %s", place.title, place.cached(name))
             return place.cached(name)
         raise ModelError(explain(error, name, place)) from error
 
 
 def local_adapter(name: str, hub: str = "paddlenlp") -> Path:
-    """The folder of an adapter, of whatever program.
+    """The folder of an adapter, of whatever program; downloaded as `local_folder` does.
 
     Raises:
         ModelError: no such folder, and nothing of that name could be downloaded.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and looks_like_path(name):
-        raise ModelError(f"no adapter folder {name}{_nearest_folder(name)}")
-    return local_folder(name, hub)
+    return _local(name, hub, ADAPTER)
 
 
 def cached_folder(name: str, hub: str = "paddlenlp") -> Optional[Path]:
@@ -78,15 +79,15 @@ def cached_folder(name: str, hub: str = "paddlenlp") -> Optional[Path]:
     return folder if _is_complete(folder) else None
 
 
-def _is_complete(folder: Path, with_weights: bool = True) -> bool:
-    return folder.is_dir() and not missing_files(folder, with_weights)
+def _is_complete(folder: Path, what: str = MODEL) -> bool:
+    return folder.is_dir() and not missing_files(folder, what)
 
 
-def _from_cache(name: str, hub: Hub, with_weights: bool) -> Path:
+def _from_cache(name: str, hub: Hub, what: str) -> Path:
     folder = hub.cached(name)
-    if _is_complete(folder, with_weights):
+    if _is_complete(folder, what):
         return folder
-    missing = ", ".join(missing_files(folder, with_weights)) if folder.is_dir() else "the whole folder"
+    missing = ", ".join(missing_files(folder, what)) if folder.is_dir() else "the whole folder"
     switch = next(switch for switch in OFFLINE if os.environ.get(switch))
     raise ModelError(
         f"{name!r} is no folder here, and {switch}={os.environ[switch]} forbids to ask {hub.title}; looked in "
@@ -94,10 +95,10 @@ def _from_cache(name: str, hub: Hub, with_weights: bool) -> Path:
     )
 
 
-def _fetch_patiently(name: str, hub: Hub, with_weights: bool) -> Path:
+def _fetch_patiently(name: str, hub: Hub, what: str) -> Path:
     for attempt in range(1, TRIES + 1):
         try:
-            return hub.fetch(hub.address(), name, with_weights)
+            return hub.fetch(hub.address(), name, what)
         except Exception as error:  # see local_folder
             if attempt == TRIES or not _was_cut(error):
                 raise

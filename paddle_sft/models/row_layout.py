@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -50,6 +50,13 @@ class RowLayout:
         self.exchange: Any = None
         """Where each rank has a part of the tokens: makes of it all tokens of a part of the heads (`to_heads`), and
         back (`to_tokens`)."""
+        self.heads_part = 0
+        """Where each rank computes attention of a part of the heads: which of the equal parts this one has."""
+        self.tokens_part: Tuple[int, int] = (0, 1)
+        """(which, of how many equal ones) part of the tokens between the layers this rank has: of those of each row
+        beside an `exchange`, else of all rows, one behind the other."""
+        self.followers: List[Callable[[RowLayout], None]] = []
+        """Called when rows are set."""
         self.virtual: List[VirtualTokens] = []
         """What may put virtual tokens before every sample (`models.virtual`)."""
         self.places: Optional[Places] = None
@@ -99,7 +106,7 @@ class RowLayout:
                 each of its answers (see `Rope.key`), so that it can't stand in the row once.
         """
         before, self.prompt_lengths, self.wanted = self.before, prompt_lengths, None
-        longer = put_before(segment_lengths, before.num_virtual) if before else None
+        longer = put_before(segment_lengths, before.num_virtual, self.tokens_part[1]) if before else None
         self.places = Places(longer) if longer else None
         if longer and before.in_rows:  # rows as the layers see them
             positions = None if positions is None else longer.positions(positions)
@@ -122,6 +129,17 @@ class RowLayout:
         self._positions = positions.astype("int64")
         self.positions = paddle.to_tensor(self._positions)
         self._found, self._row_ends = {}, {}
+        for follower in self.followers:
+            follower(self)
+
+    def here(self, places: np.ndarray) -> np.ndarray:
+        """Of tokens of the rows that were set, by their numbers among all B * T, those that this rank has between the
+        layers: their numbers among its own."""
+        rank, parts = self.tokens_part
+        width = self.shape[1] * (1 if self.exchange is not None else self.shape[0])
+        run = width // parts
+        row, column = np.divmod(places, width)
+        return (row * run + column - rank * run)[column // run == rank]
 
     def clear(self) -> None:
         """Whole rows again, with a cache if the model is asked to keep one."""

@@ -24,6 +24,8 @@ class Share:
     tensor: int = 1
     tensor_rank: int = 0
     tensor_group: Any = None
+    pipeline_group: Any = None
+    """Of the ranks that together hold the layers; None if all are here."""
     sequence_parallel: bool = False
     ranges: Tuple[Range, ...] = ()
     """Of layers, one for each part of the stack that this stage holds; () for all."""
@@ -73,6 +75,9 @@ def become_share(model: nn.Layer, whole: nn.Layer, share: Share, shapes: Dict[st
     parts = find_parts(type(model), model.config, shapes)
     vectors = whole.get_input_embeddings().weight
     model.share, model.whole_shapes, model.config = share, shapes, whole.config
+    if share.tensor > 1:
+        model.row_layout.heads_part = share.tensor_rank
+        model.row_layout.tokens_part = (share.tensor_rank, share.tensor) if share.sequence_parallel else (0, 1)
     model.embedding_name = next(name for name, one in whole.state_dict().items() if one is vectors and name in shapes)
     for name, parameter in model.state_dict().items():
         if name in parts:

@@ -27,26 +27,31 @@ class NewRows:
     base_size: int
 
 
-def grow(model: nn.Layer, first: int, end: int) -> NewRows:
+def grow(model: nn.Layer, first: int, end: int, reset: bool = True) -> NewRows:
     """Give a model rows for the token ids [first, end), in place, each of them the mean of the rows before `first`.
 
     Embedding and LM head, tied or not, and the head's bias. Rows there already (spare ones of a padded vocabulary) are
     set to the mean too; the vocabulary grows only as far as it must. Means are taken in float64 and rounded once, so
     that they are the same wherever the model is loaded (Hewitt 2021, "Initializing new word embeddings for pretrained
     language models": from the mean a new token starts with nearly the model's own distribution over the old ones).
+
+    Args:
+        reset: whether rows that are there already are set to the mean; else they keep what they hold.
     """
     size = int(model.config.vocab_size)
+    start = first if reset else max(first, size)
     before = getattr(model, "new_rows", None)
     for parameter, axis in token_parameters(model).values():
         rows = _as_rows(stored(parameter), axis)
         tag = FLOAT_TAGS[dtype_name(parameter)]
         grown = np.zeros((max(size, end), *rows.shape[1:]), dtype=rows.dtype)
         grown[: len(rows)] = rows
-        grown[first:end] = from_float32(_mean(rows[:first], tag), tag)
+        if start < end:
+            grown[start:end] = from_float32(_mean(rows[:start], tag), tag)
         _replace(model, parameter, np.ascontiguousarray(_as_rows(grown, axis)))
     _set_size(model, size, max(size, end))
-    start, base_size = (min(first, before.first), before.base_size) if before else (first, size)
-    model.new_rows = NewRows(start, end, max(size, end), base_size)
+    begin, base_size = (min(first, before.first), before.base_size) if before else (first, size)
+    model.new_rows = NewRows(begin, end, max(size, end), base_size)
     return model.new_rows
 
 
@@ -92,9 +97,12 @@ def put_rows(array: np.ndarray, axis: int, rows: NewRows, values: np.ndarray) ->
 
 
 def set_rows(model: nn.Layer, rows: NewRows, values: Dict[str, Tuple[np.ndarray, str]]) -> None:
-    """Give a model that has grown already its new rows; `values` are (stored array, tag) by parameter."""
+    """Give a model that has grown already its new rows; `values` are (stored array, tag) by parameter, where they are
+    not the base's own."""
     trained = _trained(model)
     for name, (parameter, axis) in token_parameters(model).items():
+        if name not in values:
+            continue
         array, tag = values[name]
         if name in trained:
             assign(trained[name], array, tag)

@@ -55,6 +55,8 @@ def start(layout: Layout) -> Groups:
     pipeline = strategy.hybrid_configs["pp_configs"]
     pipeline.enable_dynamic_shape = True  # rows of a step differ in length
     pipeline.delay_scale_loss = True  # the loss is divided by the trained tokens of the step, and by nothing else
+    if layout.chunks > 1:  # a message goes one way: see train.schedules
+        pipeline.overlap_p2p_comm, pipeline.use_batch_p2p_comm = True, False
     strategy.pipeline_configs = {"accumulate_steps": 1, "micro_batch_size": 1, "enable_partial_send_recv": False}
     fleet.init(is_collective=True, strategy=strategy)
     rank = dist.get_rank()

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Sequence, Tuple
 
 from paddle_sft.parallel.recipe import Recipe
-from paddle_sft.parallel.shape import BY_ROWS, ModelShape
+from paddle_sft.parallel.shape import BY_ROWS, Matrix, ModelShape
 from paddle_sft.parallel.topology import Layout, layer_ranges
+from paddle_sft.quant.part import INPUTS, OUTPUTS, part_scheme
+from paddle_sft.quant.scheme import Scheme
 
 BUCKET = 25_000_000
 """Numbers of gradients that travel in one message, if no parameter is larger (train.gradients)."""
@@ -51,12 +53,12 @@ class Held:
 def find_held(shape: ModelShape, recipe: Recipe, layout: Layout, stage: int) -> Held:
     """The parameters of a rank on a stage of the pipeline (from 0)."""
     shards = layout.sharding if layout.stage == 3 else 1
-    found, first = Held(), layer_ranges(shape.layers, layout.pipeline)[stage][0]
+    found, ranges = Held(), layer_ranges(shape.layers, layout.pipeline, layout.chunks)[stage]
     is_last = stage == layout.pipeline - 1
     table = (shape.vocabulary // layout.tensor) * shape.hidden
     if stage == 0:
         _add_table(found, recipe, table, shape.vocabulary, shards)
-    for layer in range(*first):
+    for layer in (number for one in ranges for number in range(*one)):
         _add_layer(found, shape, recipe, layout, layer)
     if is_last:
         _add_vector(found, recipe, shape.hidden)
@@ -86,7 +88,7 @@ def _add_layer(found: Held, shape: ModelShape, recipe: Recipe, layout: Layout, l
     for matrix in shape.matrices(layer, layout.tensor):
         scheme, cut = recipe.schemes.get(matrix.path), shards if matrix.rows % shards == 0 else 1
         if scheme is not None:
-            found.weights += scheme.num_bytes(*matrix.whole)
+            found.weights += _coded_bytes(matrix, scheme)
             found.largest_coded = max(found.largest_coded, matrix.size)
         else:
             found.weights += matrix.size * recipe.weight_bytes / cut
@@ -103,6 +105,15 @@ def _add_layer(found: Held, shape: ModelShape, recipe: Recipe, layout: Layout, l
     for vector in shape.vectors(layout.tensor):
         _add_vector(found, recipe, vector)
     found.layer = max(found.layer, floats)
+
+
+def _coded_bytes(matrix: Matrix, scheme: Scheme) -> int:
+    """Of the codes and scales of a rank's part, whose borders may cut blocks."""
+    axis = INPUTS if matrix.name in BY_ROWS else OUTPUTS
+    part = (matrix.rows, matrix.columns)
+    if part != matrix.whole:
+        scheme = part_scheme(scheme, matrix.whole, axis, [(0, part[axis])])
+    return scheme.num_bytes(*part)
 
 
 def largest_share(numbers: Sequence[int], ranks: int) -> int:

@@ -3,7 +3,7 @@
 What lives when is what `train` does (hybrid, pipeline, team, shards), what attention, norms and MLPs keep for their
 backward pass, and how `losses.head` goes over the trained positions in chunks. tools/benchmark_plan.py compares it with
 runs. Pipelines follow 1F1B (Narayanan et al. 2021, https://arxiv.org/abs/2104.04473): stage s of P has P - s
-micro-batches in flight.
+micro-batches in flight; with several parts a stage, what `parallel.interleave` counts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Dict, List
 
 from paddle_sft.losses.head import CHUNK_BYTES
 from paddle_sft.parallel.held import Held, find_held, state_of
+from paddle_sft.parallel.interleave import parts_in_flight
 from paddle_sft.parallel.recipe import Recipe
 from paddle_sft.parallel.shape import ModelShape
 from paddle_sft.parallel.topology import Layout, layer_ranges
@@ -69,8 +70,10 @@ class _Rank:
         self.held = find_held(shape, recipe, layout, stage)
         self.tokens = recipe.tokens / layout.sep
         self.layers = Layers(shape, recipe, layout)
-        self.num_layers = sum(last - first for first, last in layer_ranges(shape.layers, layout.pipeline)[stage])
-        self.in_flight = min(layout.pipeline - stage, recipe.accumulation)
+        ranges = layer_ranges(shape.layers, layout.pipeline, layout.chunks)[stage]
+        self.part_layers = sum(last - first for first, last in ranges) / len(ranges)
+        """Of one part of the stack that the stage holds; parts differ by one layer at most."""
+        self.in_flight = parts_in_flight(layout, stage, recipe.accumulation)
         self.stays, self.added, self.state = state_of(self.held, recipe, layout)
         self.is_last = stage == layout.pipeline - 1
         self.is_open = layout.stage == 3
@@ -94,10 +97,10 @@ class _Rank:
         return Moment(name, dict(zip(PARTS, parts)))
 
     def _saved(self) -> float:
-        """Activations that wait for their backward pass, of all micro-batches in flight."""
-        one = self.num_layers * self.layers.kept
+        """Activations that wait for their backward pass, of all micro-batches and parts in flight."""
+        one = self.part_layers * self.layers.kept
         if self.layout.pipeline > 1:
-            one += self.layers.input  # what the stage was sent
+            one += self.layers.input  # what the part was sent
         return self.in_flight * one
 
     def _head(self) -> Moment:

@@ -21,15 +21,28 @@ SHAPES: Dict[str, Dict[str, Any]] = {
         hidden_size=16384, num_hidden_layers=126, num_attention_heads=128, num_key_value_heads=8,
         intermediate_size=53248, vocab_size=128256,
     ),
+    "Qwen/Qwen2-7B": dict(
+        model_type="qwen2", hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
+        intermediate_size=18944, vocab_size=152064,
+    ),
+    "mistralai/Mistral-7B-v0.3": dict(
+        model_type="mistral", hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+        intermediate_size=14336, vocab_size=32768,
+    ),
 }  # fmt: skip
 """Public shapes: "The Llama 3 Herd of Models", table 3 (https://arxiv.org/abs/2407.21783), with a vocabulary of 128,256
-(128,000 and 256 special tokens); embedding and head are two matrices."""
+(128,000 and 256 special tokens); "Qwen2 Technical Report", table 1 (https://arxiv.org/abs/2407.10671), with the padded
+vocabulary of its config.json; "Mistral 7B", table 1 (https://arxiv.org/abs/2310.06825), with version 0.3's vocabulary.
+Embedding and head are two matrices; llama where no model_type is said."""
 ALIASES = {
     "meta-llama/Meta-Llama-3-8B": "meta-llama/Llama-3.1-8B",
     "meta-llama/Meta-Llama-3-70B": "meta-llama/Llama-3.1-70B",
     "llama3-8b": "meta-llama/Llama-3.1-8B",
     "llama3-70b": "meta-llama/Llama-3.1-70B",
     "llama3-405b": "meta-llama/Llama-3.1-405B",
+    "Qwen/Qwen2.5-7B": "Qwen/Qwen2-7B",
+    "qwen2-7b": "Qwen/Qwen2-7B",
+    "mistral-7b": "mistralai/Mistral-7B-v0.3",
 }
 """Other names of these shapes."""
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")

@@ -21,6 +21,9 @@ KEYS = {
     "sep": "sep_parallel_degree",
 }
 """Axis -> the key that the user writes; data parallelism is what is left."""
+CHUNKS_KEY = "virtual_pp_degree"
+
+_OF_EXPERTS = ("moe_intermediate_size", "shared_expert_intermediate_size")
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,10 @@ class Layout:
         return list(found.values())
 
     def text(self) -> str:
-        """Such as 2 tensor x 2 pipeline."""
-        parts = [f"{getattr(self, axis)} {axis}" for axis in reversed(AXES) if getattr(self, axis) > 1]
+        """Such as 2 tensor x 2 pipeline (2 virtual)."""
+        virtual = f" ({self.chunks} virtual)" if self.chunks > 1 else ""
+        names = {**dict(zip(AXES, AXES)), "pipeline": f"pipeline{virtual}"}
+        parts = [f"{getattr(self, axis)} {names[axis]}" for axis in reversed(AXES) if getattr(self, axis) > 1]
         return " x ".join(parts) or "1 rank"
 
 
@@ -90,6 +95,8 @@ class Sizes:
     vocabulary: int
     inner: int
     """Of the MLP."""
+    of_experts: Tuple[int, ...] = ()
+    """The same of experts' MLPs, where they have sizes of their own."""
 
     @staticmethod
     def of(config: Mapping[str, object]) -> Sizes:
@@ -101,6 +108,7 @@ class Sizes:
             int(config.get("num_key_value_heads") or heads),
             int(config["vocab_size"]),
             int(config["intermediate_size"]),
+            tuple(int(config[key]) for key in _OF_EXPERTS if config.get(key)),
         )
 
 
@@ -150,13 +158,16 @@ def problems(layout: Layout, sizes: Sizes) -> Iterator[str]:
     for name, number in (*parts, ("tokens of the vocabulary", sizes.vocabulary), ("MLP columns", sizes.inner)):
         if number % layout.tensor:
             yield f"{KEYS['tensor']} {layout.tensor} does not divide the model's {number:,} {name}"
+    for number in sizes.of_experts:
+        if number % layout.tensor:
+            yield f"{KEYS['tensor']} {layout.tensor} does not divide the {number:,} columns of an expert"
     for name, number in parts:
         if layout.sep > 1 and number % (layout.tensor * layout.sep):
             shared = f"{KEYS['sep']} {layout.sep}" + (f" x tensor {layout.tensor}" if layout.tensor > 1 else "")
             yield f"{shared} does not divide the model's {number:,} {name}"
     wanted = layout.pipeline * layout.chunks
     if wanted > sizes.layers:
-        each = f" x virtual_pp_degree {layout.chunks}" if layout.chunks > 1 else ""
+        each = f" x {CHUNKS_KEY} {layout.chunks}" if layout.chunks > 1 else ""
         yield f"{KEYS['pipeline']} {layout.pipeline}{each} needs {wanted} layers, and the model has {sizes.layers}"
 
 
@@ -169,6 +180,11 @@ def layer_ranges(num_layers: int, stages: int, chunks: int = 1) -> List[List[Tup
     return [[(ends[c * stages + s], ends[c * stages + s + 1]) for c in range(chunks)] for s in range(stages)]
 
 
+def range_words(ranges: Sequence[Tuple[int, int]]) -> str:
+    """Of the layers of a stage, such as 0-1, 4-5."""
+    return ", ".join(f"{first}-{last - 1}" if last - first > 1 else f"{first}" for first, last in ranges)
+
+
 def _nearest(wanted: Layout, ranks: int, sizes: Optional[Sizes]) -> str:
     """The layout of these ranks that differs least from a wanted one, as a suggestion."""
     divisors = [number for number in range(1, ranks + 1) if ranks % number == 0]
@@ -178,13 +194,16 @@ def _nearest(wanted: Layout, ranks: int, sizes: Optional[Sizes]) -> str:
         if ranks % cut or (sharding > 1) != (wanted.stage > 0) or (tensor == 1 and wanted.sequence_parallel):
             continue
         one = replace(wanted, data=ranks // cut, tensor=tensor, pipeline=pipeline, sep=sep, sharding=sharding)
-        if sizes is None or not list(problems(one, sizes)):
-            distance = sum(abs(log2(getattr(one, axis) / getattr(wanted, axis))) for axis in KEYS)
-            found.append((distance, one.pipeline, one))
+        for chunks in range(1, wanted.chunks + 1) if pipeline > 1 else (1,):
+            one = replace(one, chunks=chunks)
+            if sizes is None or not list(problems(one, sizes)):
+                distance = sum(abs(log2(getattr(one, axis) / getattr(wanted, axis))) for axis in (*KEYS, "chunks"))
+                found.append((distance, one.pipeline, one))
     if not found:
         return "no layout of these ranks works; start another number of ranks"
     one = min(found, key=lambda entry: entry[:2])[2]
-    keys = ", ".join(f"{key} {getattr(one, axis)}" for axis, key in KEYS.items() if getattr(one, axis) > 1)
+    named = {**KEYS, "chunks": CHUNKS_KEY}
+    keys = ", ".join(f"{key} {getattr(one, axis)}" for axis, key in named.items() if getattr(one, axis) > 1)
     return f"the nearest layout of {ranks} ranks that works: {keys or 'data parallel only'} ({one.text()})"
 
 

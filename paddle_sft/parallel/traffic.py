@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Dict
 
 from paddle_sft.parallel.held import Held, find_held
+from paddle_sft.parallel.interleave import bubble
 from paddle_sft.parallel.recipe import Recipe
 from paddle_sft.parallel.shape import ModelShape
 from paddle_sft.parallel.topology import AXES, Layout
@@ -31,7 +32,7 @@ class Cost:
     sent: Dict[str, float]
     """Axis -> bytes that a rank sends."""
     bubble: float
-    """Share of the time in which a stage of the pipeline waits: (P - 1) / (M + P - 1)."""
+    """Share of the time in which a stage of the pipeline waits."""
     seconds: float
     """With the assumed speeds: only its ratio to another layout's means something."""
     tokens: float
@@ -52,13 +53,12 @@ def cost_of(shape: ModelShape, recipe: Recipe, layout: Layout, node_size: int) -
     for axis, size in _of_gradients(shape, recipe, layout).items():
         sent[axis] += size
     tokens = recipe.tokens * recipe.accumulation * layout.data_ranks
-    micro_batches, stages = recipe.accumulation, layout.pipeline
-    bubble = (stages - 1) / (micro_batches + stages - 1)
+    waiting = bubble(layout, recipe.accumulation)
     numbers = 6 if recipe.is_full else 4  # forward, gradients of inputs, and those of weights where they are trained
     times = _TIMES["full"] if layout.stage == 3 else _TIMES[recipe.recompute]
     computing = times * numbers * shape.parameters * tokens / layout.ranks / OPERATIONS_A_SECOND
     travelling = sum(size / (INSIDE if _is_inside(layout, axis, node_size) else BETWEEN) for axis, size in sent.items())
-    return Cost(sent, bubble, computing / (1 - bubble) + travelling, tokens)
+    return Cost(sent, waiting, computing / (1 - waiting) + travelling, tokens)
 
 
 def _is_inside(layout: Layout, axis: str, node_size: int) -> bool:
@@ -86,7 +86,7 @@ def _of_layers(shape: ModelShape, recipe: Recipe, layout: Layout) -> Dict[str, f
     times = 3 if recipe.recompute in ("full", "full_attn") else 2
     sep = recipe.accumulation * layers * times * _ring(layout.sep) * exchanged
     own = layout.tensor if layout.sequence_parallel else 1
-    pipeline = 2 * recipe.accumulation * hidden / own if layout.pipeline > 1 else 0.0
+    pipeline = 2 * layout.chunks * recipe.accumulation * hidden / own if layout.pipeline > 1 else 0.0
     return {"tensor": tensor, "sep": sep, "pipeline": pipeline}
 
 

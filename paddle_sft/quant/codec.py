@@ -53,7 +53,7 @@ def quantise(weight: Tensor, scheme: Scheme, name: str = "the weight", scales: O
             one = _whole_numbers(part, scale, block, float(LEVELS[scheme.algorithm].min()))
         else:
             one, scale = (_quantise_whole if is_whole(scheme) else _quantise_float)(part, block, scheme.algorithm)
-        codes.append(_pack(one, scheme.algorithm) if scheme.bits == 4 else one)
+        codes.append(pack(one, scheme.algorithm) if scheme.bits == 4 else one)
         found.append(scale)
     arrays = {"codes": paddle.concat(codes), "scales": paddle.concat(found)}
     return {"codes": arrays["codes"], **_quantise_scales(arrays["scales"], scheme)} if scheme.double_quant else arrays
@@ -108,7 +108,7 @@ def _whole_numbers(part: Tensor, scales: Tensor, block: int, least: float) -> Te
     return (paddle.round(part / divisor).clip(least, largest) + (largest + 1)).astype("uint8")
 
 
-def _pack(codes: Tensor, algorithm: str) -> Tensor:
+def pack(codes: Tensor, algorithm: str) -> Tensor:
     """Two codes of 4 bits in a byte, the first above; an odd one at the end has the code of 0 below."""
     if codes.shape[0] % 2:
         zero = int((LEVELS[algorithm] == 0).argmax())

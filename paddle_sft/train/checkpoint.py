@@ -131,6 +131,11 @@ def list_checkpoints(output_dir: Path) -> List[Path]:
     return [path for _, path in sorted(found)]
 
 
+def _number(checkpoint: Path) -> int:
+    """N of checkpoint-N."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def step_of(folder: Path) -> int:
     """The step after which a good checkpoint was saved, whatever its folder is called."""
     return int(json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))["global_step"])
@@ -185,7 +190,9 @@ def read_progress(folder: Path, run: Dict[str, Any]) -> Tuple[Progress, RunState
     """
     saved = RunState(**json.loads((Path(folder) / RUN_STATE).read_text(encoding="utf-8")))
     changed = [
-        f"{key} was {saved.run.get(key)!r}, now {value!r}" for key, value in run.items() if saved.run.get(key) != value
+        f"{key} was {saved.run.get(key)!r}, now {run.get(key)!r}"
+        for key in dict.fromkeys([*run, *saved.run])  # what is gone, a quantised base say, is another run too
+        if saved.run.get(key) != run.get(key)
     ]
     if changed:
         raise CheckpointError(
@@ -204,13 +211,12 @@ def remove_old(newest: Path, limit: Optional[int], best: Optional[str]) -> None:
     """Keep the checkpoint that was just written, `limit` - 1 whole ones before it, and the best one.
 
     Damaged ones don't count, and go. Those of later steps stay: they are from before the run was taken back to an
-    earlier one, and it will come there again.
+    earlier one, and it will come there again. `newest` itself may be on another machine's disk.
     """
     if not limit or limit < 1:
         return
-    paths = list_checkpoints(newest.parent)
     num_kept = 1
-    for path in reversed(paths[: paths.index(newest)]):
+    for path in reversed([path for path in list_checkpoints(newest.parent) if _number(path) < _number(newest)]):
         problems = quick_damage(path)
         if not problems and num_kept < limit:
             num_kept += 1

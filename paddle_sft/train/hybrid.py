@@ -71,7 +71,11 @@ class Passes:
     def _through_pipeline(self, step: int, data: Step, rows_of: List[Any], losses: StepLosses) -> StepLosses:
         numbers = [number for number, rows in enumerate(rows_of) if rows]
         batches = [self._batch(rows_of[number], step) for number in numbers]
-        seeds = [random_seed(self._seed, step, number, self._team.seed_rank) for number in numbers]
+        while 0 < len(batches) < self._pipeline.fewest:  # at the end of an epoch
+            numbers.append(len(rows_of) + len(batches))
+            batches.append(self.fit(self._nothing()))
+        of_parts = self._team.seed_ranks
+        seeds = [[random_seed(self._seed, step, number, part) for part in of_parts] for number in numbers]
         found = iter(self._pipeline.train(batches, seeds, data.num_trained))
         for rows in rows_of:
             loss = next(found, None) if rows else None

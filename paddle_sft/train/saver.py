@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional, Tuple
 
 from paddle import Tensor
 
@@ -29,13 +29,20 @@ class Saver:
     Args:
         limit: how many are kept; None for all.
         is_async: a save copies everything to the first rank's memory, where one save at a time waits to be written.
+        cleans: whether this rank removes old checkpoints from a disk that the first rank does not see. They are from
+            before a restart, when the first rank was on this machine.
     """
 
-    def __init__(self, output_dir: Path, limit: Optional[int], is_async: bool, team: Team) -> None:
+    def __init__(
+        self, output_dir: Path, limit: Optional[int], is_async: bool, team: Team, cleans: bool = False
+    ) -> None:
         self._output_dir = output_dir
         self._limit = limit
         self._is_async = is_async
         self._team = team
+        self._cleans = cleans
+        self._last: Tuple[Path, Optional[str]] = (output_dir, None)
+        """The folder of the last save, and the name of the best one at that time."""
         self._is_open = False
         """Whether a save was begun of which not all ranks know how it ended."""
         self._writer: Optional[_Writer] = None
@@ -59,7 +66,10 @@ class Saver:
                 remove_old(folder, self._limit, best)
 
         save(self._team, weights, optimizer, keep)
+        self._last = (folder, best)
         self._is_open = self._is_async
+        if not self._is_async:
+            self._clean()
 
     def check(self) -> None:
         """Between steps: see whether the writer is done.
@@ -84,6 +94,17 @@ class Saver:
         self._is_open = False
         writer, self._writer = self._writer, None
         agree(self._team.groups, writer.wait() if writer is not None else None)
+        self._clean()
+
+    def _clean(self) -> None:
+        """All ranks know that the last save is whole."""
+        if not self._cleans:
+            return
+        folder, best = self._last
+        try:
+            remove_old(folder, self._limit, best)
+        except OSError as error:  # of no use to the run, and no rank waits to hear of it
+            get_logger().warning("can't remove old checkpoints of %s: %s", folder.parent, error)
 
     def close(self) -> None:
         """The run ends, perhaps by an error on this rank alone: wait for the writer here, and for no other rank."""

@@ -15,7 +15,8 @@ from paddle_sft.train.team import Team
 from paddle_sft.train.weights import Produce
 from paddle_sft.train.whole import holdings, write_whole
 
-_WEIGHTS, _OPTIMIZER = "weights/", "optimizer/"
+_WEIGHTS, _OPTIMIZER = "first/", "second/"
+"""Begin of names; in the alphabet the weights come first, as they are written, whichever of them `order` leaves out."""
 
 
 class Part:

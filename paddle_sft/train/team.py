@@ -40,8 +40,11 @@ class Team:
         self.is_first_stage = place["pipeline"] == 0
         self.is_last_stage = place["pipeline"] == self.layout.pipeline - 1
         self.sep_rank = groups.place["sep"] if groups else 0
-        self.seed_rank = self.data_rank + self.num_data * (self.sep_rank + self.layout.sep * place["pipeline"])
-        """Ranks of tensor parallelism compute the same activations, so they draw the same dropout; the others don't."""
+        parts = [place["pipeline"] + self.layout.pipeline * chunk for chunk in range(self.layout.chunks)]
+        self.seed_ranks = [self.data_rank + self.num_data * (self.sep_rank + self.layout.sep * part) for part in parts]
+        """Of each part of the stack that this rank holds. Ranks of tensor parallelism compute the same activations, so
+        they draw the same dropout; the others don't."""
+        self.seed_rank = self.seed_ranks[0]
         self.reports_loss = place["tensor"] == 0 and self.is_last_stage
         """Whether its losses count; the ranks beside it computed the same ones, or none."""
         self._is_first_part = place["tensor"] == 0
@@ -127,6 +130,9 @@ class Team:
         of_tokens = [parameter for parameter in parameters if getattr(parameter, "sequence_parallel", False)]
         if of_tokens and self.groups.tensor is not None:
             sum_over_ranks(of_tokens, self.groups.tensor)
+        on_every_stage = [parameter for parameter in parameters if getattr(parameter, "on_every_stage", False)]
+        if on_every_stage:
+            sum_over_ranks(on_every_stage, self.groups.pipeline)
         if self._tied is not None and not self._tied.stop_gradient and self.groups.ends is not None:
             sum_over_ranks([self._tied], self.groups.ends)
 
@@ -143,7 +149,7 @@ class Team:
         return math.sqrt(total.item())
 
     def _counts(self, parameter: Tensor) -> bool:
-        if parameter is self._tied and not self.is_first_stage:
+        if not self.is_first_stage and (parameter is self._tied or getattr(parameter, "on_every_stage", False)):
             return False
         if self._weights is not None and self._shard > 0:
             return part_of(parameter) is not None

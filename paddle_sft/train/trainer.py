@@ -89,7 +89,8 @@ class SFTTrainer(Trainer):
         self._stage_name = ""
         self.team = data.team
         self.storage = data.storage or Storage(None, Path(args.output_dir))
-        self.saver = Saver(Path(args.output_dir), args.save_total_limit, settings.use_async_save, self.team)
+        cleans = self.storage.leads and rank() > 0
+        self.saver = Saver(Path(args.output_dir), args.save_total_limit, settings.use_async_save, self.team, cleans)
         self.guard = StepGuard(settings.nonfinite_step, settings.max_nonfinite_steps, self.team)
         self.passes = Passes(model, stage, self.team, data.fill, data.pose, args.seed)
         self.termination = Termination()
@@ -262,13 +263,15 @@ class SFTTrainer(Trainer):
 
     def _update(self) -> None:
         place = (self.progress.global_step, self.feed.num_steps)
-        self.weights.before_update(*place)
+        is_changed = self.weights.before_update(*place)
         if self.do_grad_scaling:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
             if self.team.clips:
-                self.team.clip(self.trainable.values(), self.guard.norm, self.args.max_grad_norm)
+                parameters = list(self.trainable.values())
+                norm = self.team.norm(parameters) if is_changed else self.guard.norm
+                self.team.clip(parameters, norm, self.args.max_grad_norm)
             self.team.update(self.optimizer, self.trainable)
         self.weights.after_update(*place)
         self.lr_scheduler.step()
@@ -280,6 +283,7 @@ class SFTTrainer(Trainer):
         self.progress.skipped_in_a_row += 1
         self.progress.skipped_steps += 1
         self.guard.skip(fault, self.progress.skipped_in_a_row)
+        self.weights.skip_update()
         self.lr_scheduler.step()
         self.optimizer.clear_grad()
 

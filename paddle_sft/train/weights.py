@@ -19,6 +19,7 @@ from paddle_sft.adapters.state import (
     fill_adapter,
     for_use,
     read_adapter,
+    require_same_base,
     save_adapter,
 )
 from paddle_sft.core.errors import CheckpointError
@@ -35,6 +36,8 @@ from paddle_sft.models.writer import renames_of, write_config, write_model, writ
 Produce = Callable[[TensorSpec], np.ndarray]
 MEMORY = "adapter_training.safetensors"
 """Beside an adapter that is not trained to the end: what its method remembers from step to step."""
+_MEMORY = "memory/"
+"""Begin of the names of that among an adapter's tensors."""
 
 
 class _Followed:
@@ -44,21 +47,23 @@ class _Followed:
     is_result = False
     """Whether what is written is for use, no more to go on from."""
 
-    def before_update(self, step: int, num_steps: int) -> None:
-        """With the gradients of a step (from 0), summed over ranks, before the optimizer reads them."""
-        for part in model_updates(self.model).values():
-            part.before_update(step, num_steps)
+    def before_update(self, step: int, num_steps: int) -> bool:
+        """With the gradients of a step (from 0), summed over ranks, before the optimizer reads them; returns whether it
+        changed them."""
+        return any([part.before_update(step, num_steps) for part in model_updates(self.model).values()])
 
     def after_update(self, step: int, num_steps: int) -> None:
         """After the optimizer's step, with the gradients still there."""
         for part in model_updates(self.model).values():
             part.after_update(step, num_steps)
 
-    def _write_memory(self, folder: Path) -> None:
+    def skip_update(self) -> None:
+        """Instead of both, where a number of the step was not finite."""
+
+    def _memory(self) -> Dict[str, paddle.Tensor]:
+        """What this rank has of it."""
         parts = model_updates(self.model).items()
-        found = {f"{name}/{key}": value for name, part in parts for key, value in part.training_state().items()}
-        if found:
-            write_arrays(folder / MEMORY, {name: stored(value) for name, value in found.items()})
+        return {f"{name}/{key}": value for name, part in parts for key, value in part.training_state().items()}
 
     def _read_memory(self, folder: Path) -> None:
         specs: Dict[str, TensorSpec] = {}
@@ -109,8 +114,15 @@ class FullWeights(_Followed):
         for name, parameter in unique_parameters(self.model).items():
             if name not in weights:
                 raise CheckpointError(f"{folder} lacks {name}: it was made by a run of another kind")
-            if part_of(parameter) is not None:
-                weights.keep_part(name, part_of(parameter))
+            part = part_of(parameter)
+            here, there = tuple(parameter.shape if part is None else part.shape), tuple(weights.spec(name).shape)
+            if here != there:
+                raise CheckpointError(
+                    f"{folder} belongs to another model: {name} is {list(there)} there and {list(here)} here; restore "
+                    "model_name_or_path, or start afresh with another output_dir or overwrite_output_dir true"
+                )
+            if part is not None:
+                weights.keep_part(name, part)
             assign(parameter, weights.read(name), weights.spec(name).tag)
 
 
@@ -131,29 +143,38 @@ class AdapterWeights(_Followed):
         return {"trained": self.method, **config, "targets": targets, "num_targets": num, **_describe_model(self.model)}
 
     def tensors(self) -> Dict[str, paddle.Tensor]:
-        """What this rank has of it."""
-        return adapter_tensors(self.model)
+        """What this rank has of it, and of what its method remembers."""
+        memory = {_MEMORY + name: value for name, value in self._memory().items()}
+        return {**adapter_tensors(self.model), **memory}
 
     def order(self) -> List[str]:
         """Names in the order in which they are written: adapted layers in the model's, whoever holds them."""
-        here = list(self.tensors())
+        here = list(adapter_tensors(self.model))
         ends = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in here))
         return [f"{path}.{end}" for path in self.config.target_modules for end in ends]
 
     def write(self, folder: Path, specs: Sequence[TensorSpec] = (), produce: Optional[Produce] = None) -> None:
         """Write all of it. Where the model here is a share, `specs` say what there is and `produce` gives it."""
-        config, arrays = self.config, None if produce is None else {spec.name: produce(spec) for spec in specs}
+        config, arrays = self.config, None
+        memory = {name: stored(value) for name, value in self._memory().items()}
+        if produce is not None:
+            arrays = {spec.name: produce(spec) for spec in specs}
+            begun = [name for name in arrays if name.startswith(_MEMORY)]
+            memory = {name[len(_MEMORY) :]: arrays.pop(name) for name in begun}
         if self.is_result:
             config, used = for_use(self.model, config)
             arrays = used if arrays is None else _with_parts_of_model(arrays, used)
         save_adapter(folder, self.model, self.method, config, arrays=arrays)
-        self._write_memory(Path(folder))
+        if memory:
+            write_arrays(Path(folder) / MEMORY, memory)
         perform(partial(copy_tokenizer, self.tokenizer_folder, folder))
 
     def read(self, folder: Path) -> None:
         if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
             raise CheckpointError(f"{folder} lacks {ADAPTER_WEIGHTS}: it was made by a run without lora")
-        fill_adapter(self.model, read_adapter(folder))
+        saved = read_adapter(folder)
+        require_same_base(self.model, saved)
+        fill_adapter(self.model, saved)
         self._read_memory(Path(folder))
 
 

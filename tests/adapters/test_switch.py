@@ -15,7 +15,10 @@ from paddle_sft.adapters.fingerprint import fingerprint_of, is_same
 from paddle_sft.adapters.saved import ADAPTER_CONFIG
 from paddle_sft.adapters.state import load_adapter, read_adapter, save_adapter
 from paddle_sft.core.errors import ArgumentError, ModelError
+from paddle_sft.export.merge import MergeJob, merge
+from paddle_sft.export.quantise import QuantiseJob, quantise_folder
 from paddle_sft.models.hub import load_model
+from paddle_sft.quant.choice import Choice
 from tests import tiny
 
 
@@ -113,6 +116,36 @@ def test_a_folder_without_a_fingerprint_loads_as_before(base, folders, tmp_path)
     del content["base"]["fingerprint"]
     (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(content))
     load_adapter(tiny.load(base), tmp_path)
+
+
+QUANTISED = Choice("nf4", block_size=16)
+
+
+def test_an_adapter_of_a_quantised_base_knows_it_too(base, tmp_path):
+    """By the floats that the base was made of, and where only codes are left, by these."""
+    other = tiny.make_model(tmp_path / "other", seed=1)
+    codes = {}
+    for name, folder in (("codes", base), ("other_codes", other)):
+        quantise_folder(QuantiseJob(folder, tmp_path / name, QUANTISED))
+        codes[name] = load_model(tmp_path / name, "float32").model
+    loaded = load_model(base, "float32", choice=QUANTISED).model
+    assert fingerprint_of(loaded).floats == fingerprint_of(tiny.load(base)).floats != ""
+    assert fingerprint_of(loaded).codes == fingerprint_of(codes["codes"]).codes != ""
+    assert fingerprint_of(codes["codes"]).floats == ""
+    for name, model in (("quantised", loaded), ("codes", codes["codes"])):
+        config = attach(model, "lora", ADAPTERS["lora"].config(), ["q_proj"])
+        (tmp_path / f"on_{name}").mkdir()
+        save_adapter(tmp_path / f"on_{name}", model, "lora", config)
+        load_adapter(load_model(base, "float32", choice=QUANTISED).model, tmp_path / f"on_{name}")
+        load_adapter(load_model(tmp_path / "codes", "float32").model, tmp_path / f"on_{name}")
+        load_adapter(tiny.load(base), tmp_path / f"on_{name}")
+        with pytest.raises(ModelError, match="trained on another base .*allow_other_base"):
+            load_adapter(load_model(other, "float32", choice=QUANTISED).model, tmp_path / f"on_{name}")
+        with pytest.raises(ModelError, match="trained on another base .*allow_other_base"):
+            load_adapter(load_model(tmp_path / "other_codes", "float32").model, tmp_path / f"on_{name}")
+        with pytest.raises(ModelError, match="trained on another base"):
+            merge(MergeJob(tmp_path / "other_codes", tmp_path / f"on_{name}", tmp_path / "merged"))
+    load_adapter(load_model(base, "float32", choice=Choice("weight_only_int8")).model, tmp_path / "on_codes")
 
 
 def test_weights_trained_whole_have_one_place_for_all_adapters(base, folders, tmp_path):

@@ -50,12 +50,12 @@ def test_blocks_and_scales_have_their_keys(read):
     [
         (dict(weight_quantize_algo="int8"), 'is "int8", did you mean weight_only_int8.*allowed: weight_only_int8, '),
         (dict(weight_quantize_algo="nf_4"), "did you mean nf4"),
+        (dict(weight_quantize_algo="NF4"), 'is "NF4", did you mean nf4'),
         (dict(weight_quantize_algo="llm.int8"), "did you mean weight_only_int8"),
         (dict(weight_quantize_algo={"int4": ["q_proj"]}), "did you mean weight_only_int4"),
         (dict(weight_quantize_algo={"nf4": "q_proj"}), "gives each algorithm a list of layers.*see nf4"),
         (dict(weight_quantize_algo={}), "gives each algorithm a list of layers"),
         (dict(weight_quantize_algo="nf4", lora=False), "freezes the base, and without an adapter.*lora"),
-        (dict(weight_quantize_algo="nf4", tensor_parallel_degree=2), "weight_quantize_algo does not go with tensor"),
         (dict(weight_quantize_algo="nf4", weight_blocksize=0), "weight_blocksize must be at least 1, or -1"),
         (dict(quantization_bit=3), "quantization_bit.*4.*8"),
         (dict(load_in_4bit=True, load_in_8bit=True), "load_in_8bit"),

@@ -43,7 +43,7 @@ def test_it_says_what_to_do_instead_in_a_sentence(key):
 
 @pytest.mark.parametrize(
     "name",
-    "eval_with_do_generation expert_parallel_degree context_parallel_degree virtual_pp_degree push_to_hub "
+    "eval_with_do_generation expert_parallel_degree context_parallel_degree push_to_hub "
     "trust_remote_code use_liger "
     "skip_data_intervals to_static minimum_eval_times "
     "top_k top_p deepspeed tf32 model_revision hub_model_id hub_strategy".split(),

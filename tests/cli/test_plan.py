@@ -12,9 +12,11 @@ import pytest
 from paddle_sft.arguments.load import load_finetune_arguments
 from paddle_sft.cli import plan
 from paddle_sft.cli.main import main
+from paddle_sft.cli.plan_case import _config_of
 from paddle_sft.cli.plan_devices import read_devices
 from paddle_sft.core.errors import ArgumentError
 from paddle_sft.operators.build import load_operators
+from paddle_sft.parallel.shape import ModelShape
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,8 +133,20 @@ def test_lines_are_not_wider_than_a_terminal(capsys, name, devices):
 def test_layouts_that_the_suite_refuses_are_said_and_not_listed(capsys):
     _, found = plan_of(capsys, LORA, "--devices", "8x80GB", "--tensor_parallel_degree", "3", "--top", "100")
     assert "tensor_parallel_degree 3 need a multiple of 3 ranks" in found["refusal"] and found["written"] is None
-    _, found = plan_of(capsys, QLORA, "--devices", "2x24GB", "--top", "100")
+    words = (QLORA, "--devices", "2x24GB", "--top", "100")
+    assert any("tensor" in layout["layout"] for layout in plan_of(capsys, *words)[1]["layouts"])
+    _, found = plan_of(capsys, *words, "--lora_dropout", "0.1")
     assert found["layouts"] and not any("tensor" in layout["layout"] for layout in found["layouts"])
+
+
+def test_an_interleaved_pipeline_is_planned_with_the_layers_of_each_stage(capsys):
+    parts = ("--pipeline_parallel_degree", "4", "--virtual_pp_degree", "2")
+    _, found = plan_of(capsys, LORA, "--devices", "4x80GB", *parts, "--top", "100")
+    written = found["written"]
+    assert written["layout"] == "4 pipeline (2 virtual)" and written["stages"][1] == [[10, 20], [50, 60]]
+    plain = next(one for one in found["layouts"] if one["layout"] == "4 pipeline")
+    assert written["bubble"] == 3 / 35 and written["sent"]["pipeline"] == 2 * plain["sent"]["pipeline"]
+    assert plain["keys"]["virtual_pp_degree"] == 1
 
 
 def test_a_folder_with_a_config_and_no_weights_is_enough(tmp_path, capsys):
@@ -142,22 +156,51 @@ def test_a_folder_with_a_config_and_no_weights_is_enough(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "family", "parameters"),
+    [
+        ("llama3-8b", "llama", 8_030_261_248),
+        ("Qwen/Qwen2.5-7B", "qwen2", 7_615_616_512),
+        ("mistral-7b", "mistral", 7_248_023_552),
+    ],
+)
+def test_a_known_shape_has_as_many_numbers_as_its_published_weights(name, family, parameters):
+    """Of the weight files on the hub."""
+    config, _ = _config_of(name)
+    assert config["model_type"] == family and ModelShape.of(config, name).parameters == parameters
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["llama3-9b", "--devices", "8x80GB"], "llama3-8b"),
+        (["llama3-9b", "--devices", "8x80GB"], "did you mean llama3-8b?"),
         (["llama3-8b", "--devices", "80GB"], "2x8x80GB"),
         (["llama3-8b", "--devices", "8x80"], "in GB or GiB"),
         (["llama3-8b", "--devices", "0x80GB"], "COUNTxMEMORY"),
         (["llama3-8b", "--devices", "12x80GB"], "2x6x80GB"),
+        (["llama3-8b", "--devices", "1000000x80GB"], "1,000,000 devices are more than the 16,384"),
+        (["llama3-8b", "--devices", "2100x8x80GB"], "16,800 devices are more than the 16,384"),
+        (["llama3-8b", "--devices", "8x80GB", "--context", "nan"], "GB of at least 0"),
+        (["llama3-8b", "--devices", "8x80GB", "--top", "0"], "--top must be at least 1, got 0"),
         (["llama3-8b", "--devices", "1x1GB"], "--context 1 GB"),
         (["llama3-8b", "--devices", "8x80GB", "--reserve", "100"], "below 100"),
+        (["llama3-8b", "--devices", "8x80GB", "--context", "-1"], "GB of at least 0"),
         (["llama3-8b", "--devices", "8x80GB", "--adapter", "vera"], "not vera"),
+        (["llama3-8b", "--devices", "8x80GB", "--spectrum_top", "25"], "does not know what spectrum_top trains"),
+        (["llama3-8b", "--devices", "8", "--stage", "classification"], "does not know stage classification"),
+        (["llama3-8b", "--devices", "8", "--device", "cpu", "--sharding", "stage1 offload"], "leave the word"),
         (["llama3-8b", "--devices", "8x80GB", "--tensor_paralel_degree", "2"], "tensor_parallel_degree"),
     ],
 )
 def test_what_can_not_be_planned_is_an_error_that_says_what_can(words, said, capsys):
     assert main(["plan", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_family_whose_layers_are_others_is_refused_with_those_that_are_known(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(tiny.config("gpt2")), encoding="utf-8")
+    assert main(["plan", str(tmp_path), "--devices", "8x80GB"]) == 2
+    said = capsys.readouterr().err
+    assert "is a gpt2 model" in said and "llama, mistral, qwen2, qwen3" in said
 
 
 def test_devices_are_read_with_their_nodes_and_what_is_left_out():

@@ -79,12 +79,20 @@ def test_the_data_keys_of_a_run_hold(model_folder, data, tmp_path, capsys, resol
         (["--method", "gptq", "--calibration_data", "d", "--weight_quantize_algo", "nf4"], "rounds to whole numbers"),
         (["--method", "gptq", "--calibration_data", "d", "--weight_double_quant", "true"], "keeps float32 scales"),
         (["--weight_quantize_algo", "nf4", "--calibration_data", "d"], "calibration_data is .* but method is off"),
-        (["--method", "smooth"], "method must be one of ptq, gptq, awq, smoothquant, qat, got 'smooth'"),
+        (["--method", "smooth"], "method must be one of ptq, gptq, awq, smoothquant, qat, got 'smooth'$"),
         (["--method", "ptq", "--activation_observer", "max"], "activation_observer must be one of abs_max, avg"),
     ],
 )
 def test_what_does_not_fit_together_is_said_before_anything_loads(tmp_path, capsys, words, message):
     assert re.search(message, refusal(capsys, "no_model", tmp_path / "small", *words))
+
+
+@pytest.mark.parametrize("method", ["ptq", "gptq", "awq", "qat"])
+def test_a_folder_of_codes_is_not_quantised_again(model_folder, data, tmp_path, capsys, method):
+    codes = tmp_path / "codes"
+    assert quantize(model_folder(), codes, "--weight_quantize_algo", "nf4") == 0
+    said = refusal(capsys, codes, tmp_path / "small", "--method", method, "--calibration_data", data)
+    assert "codes is quantised already (nf4, blocks of 64: 14 layers); name the model of floats" in said
 
 
 def test_a_folder_that_is_in_use_is_not_touched(model_folder, data, tmp_path, capsys):

@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 
 from paddle_sft.core.errors import ArgumentError, ModelError
 from paddle_sft.core.tensorfile import TensorFile, write_arrays
@@ -16,7 +17,8 @@ from paddle_sft.models import quantised
 from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.hub import load_model, unique_parameters
 from paddle_sft.models.linears import find_linears
-from paddle_sft.models.quantised import plan_lines, quantised_linears, schemes_of
+from paddle_sft.models.part_of import PartOf
+from paddle_sft.models.quantised import plan_lines, quantised_linears, require_cuttable, schemes_of
 from paddle_sft.models.stored_schemes import CONFIG_KEY
 from paddle_sft.models.writer import write_model
 from paddle_sft.quant.choice import Choice
@@ -193,11 +195,16 @@ def test_the_plan_shows_what_is_quantised_how_and_what_is_not(model_folder):
     assert plan_lines(tiny.load(model_folder())) == {}
 
 
-def test_a_share_of_codes_is_refused(model_folder):
-    from paddle_sft.models.split import Share
-
-    with pytest.raises(ArgumentError, match="tensor parallelism can't split the codes of a layer"):
-        load_model(model_folder(), "float32", Share(tensor=2), NF4)
+def test_borders_that_leave_scales_for_a_few_weights_are_refused():
+    model = nn.LayerDict({"o_proj": nn.Linear(1368, 64)})
+    model["o_proj"].weight.part = PartOf((1368, 64), 0, ((342, 684),))
+    require_cuttable(model, {"o_proj": Scheme("weight_only_int4")})
+    wanted = (
+        r"tensor_parallel_degree 4 gives a rank 342 inputs of o_proj \(1368 x 64\), and its borders cut blocks of 64 "
+        "weights into pieces of 2, each with a scale of its own .* choose a weight_blocksize that divides"
+    )
+    with pytest.raises(ArgumentError, match=wanted):
+        require_cuttable(model, {"o_proj": Scheme("nf4", 64)})
 
 
 def test_scales_stay_float32_where_the_model_computes_in_half(model_folder):

@@ -18,7 +18,7 @@ from paddle_sft.core.errors import ModelError
 from paddle_sft.core.tensorfile import write_arrays
 from paddle_sft.models import remote
 from paddle_sft.models.hubs import HUBS, TEXT_FILES, missing_files
-from paddle_sft.models.remote import cached_folder, local_folder
+from paddle_sft.models.remote import cached_folder, local_adapter, local_folder
 from paddle_sft.models.weights import INDEX_NAME, PDPARAMS_NAME, WEIGHTS_NAME
 from tests.models.hub_server import HubState, serving
 
@@ -81,6 +81,37 @@ def test_the_tokenizer_alone_is_fetched_without_weights(server, contents, hub, m
     assert local_folder(NAME, hub, with_weights=False) == folder
     monkeypatch.delenv("HF_HUB_OFFLINE")
     require_whole(local_folder(NAME, hub), contents)
+
+
+ADAPTERS = {
+    "ours": ("adapter.json", "adapter.safetensors"),
+    "peft": ("adapter_config.json", "adapter_model.safetensors"),
+    "paddlenlp": ("lora_config.json", "lora_model_state.pdparams"),
+}
+
+
+@each_hub
+@pytest.mark.parametrize("names", ADAPTERS.values(), ids=ADAPTERS)
+def test_an_adapter_by_name_is_fetched_without_what_is_not_needed(server, contents, hub, names, monkeypatch):
+    files = {name: f"{name} itself".encode() for name in (*names, "tokenizer.json")}
+    server.models["owner/adapter"] = {**files, "optimizer.pt": b"not needed", "adapter_model.bin": b"nor this"}
+    folder = local_adapter("owner/adapter", hub)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in files} == files
+    assert not (folder / "optimizer.pt").exists() and not (folder / "adapter_model.bin").exists()
+    before = dict(server.sent)
+    assert local_adapter("owner/adapter", hub) == folder
+    assert {name: server.sent[name] for name in files} == {name: before[name] for name in files}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert local_adapter("owner/adapter", hub) == folder
+
+
+@each_hub
+def test_a_name_without_an_adapter_says_what_is_missing(server, hub):
+    with pytest.raises(ModelError, match=r"owner/tiny.*it has no config of an adapter \(adapter.json, adapter_config"):
+        local_adapter(NAME, hub)
+    server.models["owner/pickle"] = {"adapter_config.json": b"{}", "adapter_model.bin": b"x"}
+    with pytest.raises(ModelError, match="it has no adapter_model.safetensors"):
+        local_adapter("owner/pickle", hub)
 
 
 @each_hub

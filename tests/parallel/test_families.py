@@ -20,6 +20,7 @@ LAYOUTS = {
     "sp2": (("tensor", "sequence"), ("lora",)),
     "sep2": (("sep",), ("lora",)),
     "stage3": (("stage3",), ("full", "lora")),
+    "vpp2": (("pipeline",), ("full",)),
 }
 """Layout -> (how it splits a model, in the words of `Family.splits`; what is trained)."""
 MORE = [name for name, family in FAMILIES.items() if family.splits and name not in IN_MATRIX]

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
 )
 FAMILIES = {"llama": {}, "qwen2": {}, "qwen3": {}}
 """qwen2 has a tied head here: it is on the first and on the last stage."""
-FOUR_CHAIN = (("tp2-pp2", "pp2-stage1"), ("pp2-stage1", "tp2-pp2-sp"))
+FOUR_CHAIN = (("tp2-pp2", "pp2-stage1"), ("pp2-stage1", "tp2-pp2-sp"), ("vpp2-stage1", "tp2-pp2"))
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,20 @@ def test_a_base_in_four_bits_has_the_bytes_of_its_scheme():
     assert held.trained == adapter
 
 
+def test_ranks_of_tensor_parallelism_share_out_the_codes():
+    """Blocks of down_proj, 688 inputs in parts of 344, are cut into pieces of 8, which keep floats for scales."""
+    codes = {}
+    for tensor in (1, 2):
+        recipe = replace(RECIPE, lora_rank=8, schemes=dict.fromkeys(SHAPE.paths(), Scheme("nf4", 64, True)))
+        plain = replace(recipe, schemes={}, weight_bytes=0)
+        layout = Layout(tensor=tensor)
+        coded = replace(recipe, weight_bytes=0)
+        codes[tensor] = find_held(SHAPE, coded, layout, 0).weights - find_held(SHAPE, plain, layout, 0).weights
+    down = 4 * 688 * 256
+    scale_floats = 4 * down // 8 - down * 8 // 64 // 8 - 4 * (down // 64 // 256)
+    assert 0 <= 2 * codes[2] - codes[1] - scale_floats < 0.01 * codes[1]
+
+
 def test_the_parts_of_all_ranks_are_the_model():
     layout = Layout(pipeline=2, tensor=2)
     norms = (2 * 4 + 1) * 256  # which both ranks of tensor parallelism have
@@ -130,3 +144,15 @@ def test_messages_are_those_of_rings_and_slower_between_nodes():
     assert cost_of(SHAPE, RECIPE, layout, 2).sent["tensor"] == 8 * 4 * 7 * one_sum
     assert cost_of(SHAPE, RECIPE, layout, 1).seconds > cost_of(SHAPE, RECIPE, layout, 2).seconds
     assert cost_of(SHAPE, RECIPE, Layout(pipeline=4), 4).bubble == 3 / 11
+
+
+def test_with_several_parts_a_stage_keeps_more_and_smaller_ones_and_waits_less():
+    layout = Layout(pipeline=2, chunks=2)
+    assert sum(find_held(SHAPE, RECIPE, layout, stage).trained for stage in (0, 1)) == SHAPE.parameters
+    one, two = (
+        predict_stage(SHAPE, RECIPE, where, 0).moments[0].parts["activations"] for where in (Layout(pipeline=2), layout)
+    )
+    assert one < two < 1.5 * one  # 5 parts of a layer and what they were sent, where it was 2 of two layers
+    plain, interleaved = (cost_of(SHAPE, RECIPE, where, 2) for where in (Layout(pipeline=2), layout))
+    assert interleaved.sent["pipeline"] == 2 * plain.sent["pipeline"]
+    assert (plain.bubble, interleaved.bubble) == (1 / 9, 1 / 17)

@@ -36,7 +36,9 @@ def lab(tmp_path_factory):
     offload = {"sharding": "stage2 offload"}
     refused = {**at, "_code": 2, "max_steps": 1, "eval_steps": 1}
     jobs = [
-        lab.job("own-resumed", TWO["stage3"], 2, "lora", output_dir="own-resumed", **at),
+        lab.job(
+            "own-resumed", TWO["stage3"], 2, "lora", output_dir="own-resumed", save_steps=1, save_total_limit=1, **at
+        ),
         lab.job("own-best", TWO["dp2"], 2, "lora", output_dir="own-best", **BEST, **at),
         lab.job("offload", offload, 2, "lora"),
         lab.resumed("offload-to-tp2", "offload", TWO["tp2"], 2, "lora"),
@@ -59,6 +61,9 @@ def test_it_goes_on_from_a_checkpoint_that_rank_0_does_not_see(lab):
     assert losses(other) == pytest.approx(losses(one), abs=TOLERANCE)
     assert farthest(one / "adapter.safetensors", other / "adapter.safetensors") < TOLERANCE
     assert not (other / "checkpoint-2").exists()
+    # it was older than the limit allows when step 3 was saved on the first machine
+    assert not list((lab.runs / "machines/1/own-resumed").glob("checkpoint-*"))
+    assert [path.name for path in other.glob("checkpoint-*")] == ["checkpoint-3"]
     assert not list((lab.runs / "machines").glob("*/*/.received-*"))
 
 

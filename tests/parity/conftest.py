@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import version
-from typing import Callable, Dict, Iterator, List
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
 from paddle_sft.core.atomic import write_json
 from paddle_sft.models.catalogue import FAMILIES
 from paddle_sft.models.survey import VERIFIED
+from tests.parity import cases
 from tests.parity.asking import MISSING, VARIABLE, Reference
 
 _MEASURED: List[str] = []
@@ -83,6 +85,20 @@ def reference(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
         print(f"     with {_listed(theirs)}")
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def bases(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """(shape of tests.parity.cases, seed) -> a model folder of transformers, made once; for tests that only read it."""
+    made: Dict[Any, Path] = {}
+
+    def base(shape: str, seed: int = 0) -> Path:
+        if (shape, seed) not in made:
+            folder = tmp_path_factory.mktemp("base") / shape
+            made[shape, seed] = cases.make_base(reference, folder, shape, seed=seed)
+        return made[shape, seed]
+
+    return base
 
 
 def _listed(versions: dict) -> str:

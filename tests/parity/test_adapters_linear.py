@@ -97,15 +97,11 @@ def batches(samples: List[Any]) -> List[Dict[str, List[List[int]]]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def base(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cases.make_base(reference, tmp_path_factory.mktemp("linear") / "base", "llama", seed=11)
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_ten_steps_and_the_trained_forward_are_those_of_peft(
-    case: Case, base: Path, reference: Reference, tmp_path: Path, measured: Measured
+    case: Case, bases: Callable[..., Path], reference: Reference, tmp_path: Path, measured: Measured
 ) -> None:
+    base = bases("llama", seed=11)
     samples = tiny.make_samples(NUM_STEPS * ROWS, seed=4, vocabulary=384)
     ids = cases.input_ids(rows=2, length=20)
     targets = FEED_FORWARD if case.method == "ia3" else {"target_modules": TARGETS}

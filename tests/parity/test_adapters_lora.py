@@ -102,15 +102,11 @@ def prepared(case: Case, base: Path) -> Any:
     return model
 
 
-@pytest.fixture(scope="module")
-def base(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cases.make_base(reference, tmp_path_factory.mktemp("lora") / "base", "llama", seed=11)
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_start_and_ten_steps_and_the_trained_forward_are_those_of_peft(
-    case: Case, base: Path, reference: Reference, tmp_path: Path, measured: Measured
+    case: Case, bases: Callable[..., Path], reference: Reference, tmp_path: Path, measured: Measured
 ) -> None:
+    base = bases("llama", seed=11)
     model = prepared(case, base)
     job = dict(case.job)
     if hasattr(model, "trained_rows"):

@@ -81,18 +81,6 @@ CASES: Dict[str, Case] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def bases(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: Dict[str, Path] = {}
-
-    def base(family: str) -> Path:
-        if family not in made:
-            made[family] = cases.make_base(reference, tmp_path_factory.mktemp("base") / family, family)
-        return made[family]
-
-    return base
-
-
 @pytest.fixture(scope="module", params=CASES)
 def theirs(
     request: pytest.FixtureRequest, reference: Reference, bases: Callable, tmp_path_factory: pytest.TempPathFactory

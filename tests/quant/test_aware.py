@@ -67,6 +67,35 @@ def test_evaluation_uses_the_scales_of_training_and_changes_nothing():
         np.testing.assert_array_equal(array, before[name], name)
 
 
+def test_what_several_ranks_saw_of_inputs_is_averaged_and_a_step_that_is_not_applied_forgotten():
+    """A moving average is a sum over a weight; of two ranks, the mean of both."""
+    paddle.seed(0)
+    layers = {"one": nn.Linear(12, 5), "two": nn.Linear(12, 5)}
+    awareness = Awareness(layers, "a8w8")
+    inputs = {path: paddle.randn([7, 12]) for path in layers}
+    for path, layer in layers.items():
+        layer(inputs[path])
+    other = paddle.to_tensor([5.0, 1.9, 0.9, 1.0])  # of a rank whose second layer had no batch
+    awareness.settle(lambda values: (values + other) / 2)
+    for number, (path, x) in enumerate(inputs.items()):
+        total, weight = 0.9 + float(x.abs().max()), 1.9
+        expected = (total + float(other[2 * number])) / (weight + float(other[2 * number + 1]))
+        assert awareness.input_scales()[path] == pytest.approx(expected, rel=1e-6)
+    before = awareness.arrays()
+    layers["one"](np.inf * paddle.ones([2, 12]))
+    assert not np.isfinite(awareness.input_scales()["one"])
+    awareness.go_back()
+    for name, array in awareness.arrays().items():
+        np.testing.assert_array_equal(array, before[name], name)
+
+
+def test_paddleslims_quanter_of_weights_still_waits_for_all_ranks_in_every_pass():
+    """If not, `_WeightQuanter` may go."""
+    from paddleslim.quant.quanters.channel_wise_abs_max import FakeQuanterChannelWiseAbsMaxObserverLayer
+
+    assert "all_reduce" in FakeQuanterChannelWiseAbsMaxObserverLayer.dynamic_forward.__code__.co_names
+
+
 @pytest.fixture
 def run(model_folder, tmp_path):
     """Train with qat through the command's own wiring; returns the Run."""

@@ -124,6 +124,18 @@ def test_the_newest_are_kept_and_the_best(output_dir):
     assert names(list_checkpoints(output_dir)) == ["checkpoint-9", "checkpoint-11"]
 
 
+def test_of_a_disk_that_the_newest_is_not_on_the_older_ones_go(output_dir):
+    """The newest is on another machine's disk; here are those from before a restart."""
+    remove_old(output_dir / "checkpoint-11", 2, None)
+    assert names(list_checkpoints(output_dir)) == ["checkpoint-10"]
+    remove_old(output_dir / "checkpoint-4", 1, None)  # taken back to an earlier step: 10 is later
+    assert names(list_checkpoints(output_dir)) == ["checkpoint-10"]
+    remove_old(output_dir / "checkpoint-12", 1, "checkpoint-10")
+    assert names(list_checkpoints(output_dir)) == ["checkpoint-10"]
+    remove_old(output_dir / "checkpoint-12", 1, None)
+    assert list_checkpoints(output_dir) == []
+
+
 @pytest.mark.parametrize("limit", [None, 0, -1, 3, 99])
 def test_without_a_limit_all_are_kept(output_dir, limit):
     remove_old(output_dir / "checkpoint-10", limit, None)

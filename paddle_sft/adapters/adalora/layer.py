@@ -10,6 +10,8 @@ from paddle import Tensor, nn
 
 from paddle_sft.adapters.adalora.config import AdaLoRAConfig
 from paddle_sft.adapters.base import Delta
+from paddle_sft.models.linears import LowRank
+from paddle_sft.models.split import part_of
 
 NAMES = ("lora_a", "lora_e", "lora_b")
 
@@ -24,8 +26,8 @@ class AdaLoRADelta(Delta):
     and short runs learn little.
     """
 
-    splits = ("sep",)
-    why_not_split = "it weighs the whole gradients of all layers against one another"
+    splits = ("tensor", "sequence", "pipeline", "sep")
+    why_not_split = "it weighs whole gradients of all layers against one another on every rank"
 
     def __init__(self, in_features: int, out_features: int, config: AdaLoRAConfig, dtype: str) -> None:
         super().__init__(in_features, out_features, config, dtype)
@@ -44,7 +46,20 @@ class AdaLoRADelta(Delta):
     def delta(self, x: Tensor) -> Tensor:
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
-        return (x @ self.lora_a * (self.lora_e * self.scaling)) @ self.lora_b
+        singular = self.lora_e * self.scaling
+        if self.low_rank is None:
+            return (x @ self.lora_a * singular) @ self.lora_b
+        if self.low_rank.is_by_columns:
+            return self.low_rank.between(x @ self.lora_a * singular) @ self.lora_b
+        return (self.low_rank.between(x @ self.lora_a) * singular) @ self.lora_b
+
+    def split_axes(self, low_rank: LowRank) -> Dict[str, int]:
+        return {"lora_b": 1} if low_rank.is_by_columns else {"lora_a": 0}
+
+    def whole_sum(self, name: str, found: Tensor) -> Tensor:
+        """Of a sum over the numbers of a parameter that are here, that over all of them. Ranks with parts of the layer
+        call it together."""
+        return found if part_of(getattr(self, name)) is None else self.low_rank.sum(found)
 
     def delta_weight(self) -> Tensor:
         a, e, b = (getattr(self, name).astype("float32") for name in NAMES)

@@ -11,7 +11,7 @@ from paddle_sft.adapters.base import ModelFacts, State
 from paddle_sft.adapters.p_tuning.config import NONE, PTuningConfig
 from paddle_sft.adapters.p_tuning.lstm import BiLSTM
 from paddle_sft.adapters.prompt_tuning.layer import PromptTuning
-from paddle_sft.adapters.virtual import Dense, VirtualUpdate, encoder_size, table
+from paddle_sft.adapters.virtual import WITH_WHOLE_ROWS, Dense, VirtualUpdate, encoder_size, table
 
 
 class PTuning(VirtualUpdate):
@@ -20,6 +20,7 @@ class PTuning(VirtualUpdate):
     Shapes: P and h [num_virtual_tokens, E]. Training changes P and the encoder; inference needs h alone.
     """
 
+    splits = WITH_WHOLE_ROWS
     why_not_merge = PromptTuning.why_not_merge
 
     def __init__(self, facts: ModelFacts, config: PTuningConfig, dtype: str) -> None:

@@ -67,10 +67,11 @@ TABLE = Table(
         Weight("lora_e", "lora_E", as_column, as_vector),
     ),
     settings=Settings(
-        honoured=("init_r", "lora_alpha", "lora_dropout", "rank_pattern"),
+        honoured=("init_r", "lora_alpha", "lora_dropout", "rank_pattern", "trainable_token_indices"),
         only={key: value for key, value in LORA_SETTINGS.only.items()},
         inert=(*LORA_SETTINGS.inert, *_STEPS, "r", "use_rslora", "init_lora_weights", "alpha_pattern"),
     ),
     read=_read,
     write=_write,
+    has_token_rows=True,
 )

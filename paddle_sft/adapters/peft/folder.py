@@ -15,6 +15,7 @@ from paddle_sft.adapters.peft.catalogue import PROMPTS, READ, WRITTEN
 from paddle_sft.adapters.peft.modules import Modules
 from paddle_sft.adapters.peft.prompts import EMBEDDINGS, PromptTable, read_prompt, write_prompt
 from paddle_sft.adapters.peft.table import Layers, Table
+from paddle_sft.adapters.peft.tokens import TokenRows, read_tokens, write_tokens
 from paddle_sft.adapters.saved import SavedAdapter
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError, ModelError
@@ -42,8 +43,9 @@ def read_peft(folder: Path, network: Any) -> SavedAdapter:
     kind.settings.require(content, str(folder / PEFT_CONFIG))
     if isinstance(kind, PromptTable):
         return _read_prompt(kind, content, folder, network)
-    table, modules = kind, Modules(network)
-    layers, whole = _sort(_open(folder), table, modules, folder)
+    table, modules, file = kind, Modules(network), _open(folder)
+    tokens = read_tokens(content, file, _PREFIX, modules, folder)
+    layers, whole = _sort(file, table, modules, folder, tokens)
     method, config = table.read(content, layers)
     paths = tuple(path for path in modules.shapes if path in layers.of)
     arrays = {
@@ -58,8 +60,9 @@ def read_peft(folder: Path, network: Any) -> SavedAdapter:
         method,
         replace(config, target_modules=paths),
         {path: modules.shapes[path] for path in paths},
-        Arrays({**arrays, **whole}),
-        {name: tuple(array.shape) for name, array in whole.items()},
+        Arrays({**arrays, **whole, **tokens.arrays}),
+        {name: tuple(array.shape) for name, array in {**whole, **tokens.whole}.items()},
+        new_rows=tokens.rows,
         facts=facts_of(network),
     )
 
@@ -91,14 +94,16 @@ def _open(folder: Path) -> TensorFile:
     return TensorFile(folder / PEFT_WEIGHTS)
 
 
-def _sort(file: TensorFile, table: Table, modules: Modules, folder: Path) -> Tuple[Layers, Dict[str, np.ndarray]]:
-    """(weights by layer, weights that were trained whole under our names)."""
+def _sort(
+    file: TensorFile, table: Table, modules: Modules, folder: Path, tokens: TokenRows
+) -> Tuple[Layers, Dict[str, np.ndarray]]:
+    """(weights by layer, weights that were trained whole under our names), without those of tokens."""
     ends = {weight.theirs for weight in (*table.weights, *table.embedding)}
     layers: Dict[str, Dict[str, np.ndarray]] = {}
     shared: Dict[str, np.ndarray] = {}
     whole: Dict[str, np.ndarray] = {}
     strange: List[str] = []
-    for name in file.specs:
+    for name in (one for one in file.specs if one not in tokens.taken):
         inner = name[len(_PREFIX) :] if name.startswith(_PREFIX) else name
         module, end = _split(inner, ends)
         path = modules.ours(module) if end else ""
@@ -163,7 +168,7 @@ def peft_folder(
         raise ArgumentError(
             f"PEFT has no method {saved.method} (of those here it has {able}); merge the adapter instead"
         )
-    _require_portable(saved)
+    _require_portable(saved, WRITTEN.get(saved.method))
     common = {
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
@@ -186,6 +191,8 @@ def peft_folder(
     for name in saved.whole:
         piece = modules.renames.of_paddle[name][0]
         arrays[_PREFIX + piece.hf] = np.ascontiguousarray(piece.turned(np.asarray(saved.file.read(name))))
+    setting, rows = write_tokens(saved, modules, _PREFIX)
+    arrays.update(rows)
     content = {
         "peft_type": table.peft_type,
         **common,
@@ -193,18 +200,20 @@ def peft_folder(
         "modules_to_save": sorted(modules.renames.of_paddle[name][0].hf.rsplit(".", 1)[0] for name in saved.whole)
         or None,
         **table.write(saved, modules),
+        **setting,
     }
     if table.has_fan_in_fan_out:
         content["fan_in_fan_out"] = any(path in modules.fan_in_fan_out for path in saved.shapes)
     return content, arrays
 
 
-def _require_portable(saved: SavedAdapter) -> None:
+def _require_portable(saved: SavedAdapter, table: Optional[Table]) -> None:
     why = ""
     if saved.classes is not None:
         why = "it is a classifier's, with a head of its own"
-    elif saved.new_rows is not None:
-        why = "it has rows for new tokens, which PEFT keeps in a grown embedding"
+    elif saved.new_rows is not None and (table is None or not table.has_token_rows):
+        able = ", ".join(method for method, one in WRITTEN.items() if one.has_token_rows)
+        why = f"it has rows for new tokens, which PEFT has beside {able} only"
     if why:
         raise ArgumentError(f"{saved.folder} can't become a folder of PEFT: {why}; merge it (paddle-sft merge)")
 

@@ -34,6 +34,11 @@ def _read(content: Dict[str, Any], layers: Layers) -> Tuple[str, Any]:
         )
     names = {path: layers.modules.theirs(path) for path in layers.of}
     ranks = {path: int(found.get(_A, found.get(_EMBEDDING_A)).shape[0]) for path, found in layers.of.items()}
+    wanted = content.get("rank_pattern") or {}
+    for path, name in names.items():
+        if ranks[path] != pattern_value(wanted, name, content.get("r", 8)):
+            said = pattern_value(wanted, name, content.get("r", 8))
+            raise ModelError(f"r (or rank_pattern) says rank {said!r} for {name}, its weights have rank {ranks[path]}")
     default = float(content.get("lora_alpha", 8))
     patterns = content.get("alpha_pattern") or {}
     alphas = {path: float(pattern_value(patterns, name, default)) for path, name in names.items()}
@@ -70,13 +75,13 @@ def _as_lora(saved: SavedAdapter) -> SavedAdapter:
 SETTINGS = Settings(
     honoured=(
         "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
-        "init_lora_weights",
+        "init_lora_weights", "trainable_token_indices",
     ),
     only={
         "bias": ("none",), "lora_bias": (False,), "layer_replication": (None,),
         "target_parameters": (None, []), "use_qalora": (False,), "alora_invocation_tokens": (None,),
         "use_bdlora": (None,), "arrow_config": (None,), "kasa_config": (None,), "monteclora_config": (None,),
-        "velora_config": (None,), "trainable_token_indices": (None,),
+        "velora_config": (None,),
     },
     inert=("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size"),
 )  # fmt: skip
@@ -97,4 +102,5 @@ TABLE = Table(
     read=_read,
     write=_write,
     prepare=_as_lora,
+    has_token_rows=True,
 )

@@ -79,6 +79,8 @@ class Table:
     """What is done before an adapter is written: it becomes one that PEFT has."""
     has_fan_in_fan_out: bool = True
     """Whether its settings know fan_in_fan_out."""
+    has_token_rows: bool = False
+    """Whether its settings know trainable_token_indices."""
 
     def weights_of(self, path: str, modules: Modules) -> Tuple[Weight, ...]:
         """Those of one layer."""

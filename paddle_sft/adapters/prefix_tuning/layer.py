@@ -7,7 +7,7 @@ from typing import Any, Tuple
 import paddle
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import ModelFacts, State
+from paddle_sft.adapters.base import EVERY_SPLIT, ModelFacts, State
 from paddle_sft.adapters.prefix_tuning.config import PrefixTuningConfig
 from paddle_sft.adapters.virtual import Dense, VirtualUpdate, encoder_size, table
 
@@ -21,6 +21,7 @@ class PrefixTuning(VirtualUpdate):
     """
 
     in_rows = False
+    splits = EVERY_SPLIT
     why_not_merge = (
         "its keys and values stand before the text in every layer and are in no weight of the model; keep the base "
         "model, and give the adapter's folder as lora_path where you generate or train"
@@ -60,6 +61,9 @@ class PrefixTuning(VirtualUpdate):
         facts = self.facts
         both = self._of_layer(number).reshape([-1, 2, facts.num_key_value_heads, facts.head_dim])
         return both[:, 0], both[:, 1]
+
+    def has_part_of_gradients(self, share: Any) -> bool:
+        return share.tensor > 1  # each rank has the heads that it computes attention of
 
     def for_use(self, config: PrefixTuningConfig) -> Tuple[PrefixTuningConfig, State]:
         layers = range(self.facts.num_hidden_layers)

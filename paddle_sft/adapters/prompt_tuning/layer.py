@@ -9,7 +9,8 @@ from paddle import Tensor, nn
 
 from paddle_sft.adapters.base import ModelFacts
 from paddle_sft.adapters.prompt_tuning.config import PromptTuningConfig
-from paddle_sft.adapters.virtual import VirtualUpdate, table
+from paddle_sft.adapters.virtual import WITH_WHOLE_ROWS, VirtualUpdate, table
+from paddle_sft.models.word_vectors import WordVectors
 
 
 class PromptTuning(VirtualUpdate):
@@ -18,6 +19,7 @@ class PromptTuning(VirtualUpdate):
     Shapes: P [num_virtual_tokens, E], E the size of a word vector.
     """
 
+    splits = WITH_WHOLE_ROWS
     why_not_merge = (
         "its virtual tokens stand before the text and are in no weight of the model; keep the base model, and give the "
         "adapter's folder as lora_path where you generate or train"
@@ -29,16 +31,19 @@ class PromptTuning(VirtualUpdate):
         self.prompt = table(self, config.num_virtual_tokens, facts.token_size, dtype)
 
     def start(self, model: nn.Layer) -> None:
-        words = model.get_input_embeddings().weight.detach()
+        words = WordVectors(model)
         shape, kind = self.prompt.shape, self._config.prompt_tuning_init
-        if kind == "random":  # as long as word vectors are: a fresh embedding's are 50 times longer than a model's
-            drawn = paddle.randn(shape, dtype="float32") * float(words.astype("float32").std())
+        if kind == "random":
+            drawn = paddle.randn(shape, dtype="float32")
         elif kind == "text":
             ids = self._config.init_ids
-            drawn = words[paddle.to_tensor([ids[place % len(ids)] for place in range(shape[0])])]
+            drawn = paddle.to_tensor([ids[place % len(ids)] for place in range(shape[0])])
         else:
-            drawn = words[paddle.randint(0, words.shape[0], [shape[0]])]
-        self.prompt.set_value(drawn.astype(self.prompt.dtype))
+            drawn = paddle.randint(0, words.num, [shape[0]])
+        if words.are_here:  # else on another stage, which alone reads the prompt
+            # random ones are as long as word vectors: a fresh embedding's are 50 times longer than a model's
+            start = drawn * words.spread() if kind == "random" else words.of(drawn)
+            self.prompt.set_value(start.astype(self.prompt.dtype))
 
     def vectors(self) -> Tensor:
         return self.prompt

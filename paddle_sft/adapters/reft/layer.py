@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional
 import paddle
 from paddle import Tensor, nn
 
-from paddle_sft.adapters.base import ModelFacts, ModelUpdate
+from paddle_sft.adapters.base import EVERY_SPLIT, ModelFacts, ModelUpdate
 from paddle_sft.adapters.reft.config import BOTH, FIRST, LAST, ReFTConfig
 from paddle_sft.adapters.reft.interventions import INTERVENTIONS
 from paddle_sft.models.row_layout import RowLayout
@@ -27,7 +27,7 @@ class ReFT(ModelUpdate):
         "model, and give the adapter's folder as lora_path where you generate or train"
     )
     stands_alone = True
-    why_not_split = "it edits the first and last tokens of whole rows, in layers that are all here"
+    splits = EVERY_SPLIT
 
     def __init__(self, facts: ModelFacts, config: ReFTConfig, dtype: str) -> None:
         super().__init__(facts, config, dtype)
@@ -42,6 +42,7 @@ class ReFT(ModelUpdate):
     def install(self, model: nn.Layer) -> None:
         base = getattr(model, model.base_model_prefix)
         base.forward = _WithPlaces(base.forward, self, model.row_layout)
+        model.row_layout.followers.append(self._follow)
         layers = decoder_layers(model)
         for number in self._config.numbers(len(layers)):
             layers[number].register_forward_post_hook(_Edit(self, number))
@@ -50,8 +51,17 @@ class ReFT(ModelUpdate):
         """Note where the prompts are in rows [B, T] that a forward pass begins with."""
         segments = layout.segment_lengths or [[width]] * num_rows
         first, last = self._config.positions.of_rows(segments, layout.prompt_lengths)
+        if layout.segment_lengths is not None:
+            first, last = layout.here(first), layout.here(last)
         self._places = {FIRST: paddle.to_tensor(first), LAST: paddle.to_tensor(last)}
         self._places[BOTH] = paddle.concat([self._places[FIRST], self._places[LAST]])
+
+    def _follow(self, layout: RowLayout) -> None:
+        """Rows were set, of which a model in parts (models.passes) computes the layers one by one."""
+        self.read(layout, *layout.shape)
+
+    def has_part_of_gradients(self, share: Any) -> bool:
+        return share.sequence_parallel
 
     def forget(self) -> None:
         """The rows to come are behind their prompts."""

@@ -15,11 +15,12 @@ from paddleslim.quant.observers import AbsMaxChannelWiseWeightObserver, MSEChann
 from paddle_sft.core.atomic import atomic_folder, write_json
 from paddle_sft.core.catalogue import choose
 from paddle_sft.core.errors import ArgumentError, ModelError
-from paddle_sft.export.quantise import REPORT
+from paddle_sft.export.quantise import REPORT, require_floats
 from paddle_sft.export.slim.gptq import GridWeight, quantise_gptq
 from paddle_sft.export.slim.observe import observe_inputs, rounded_inputs
 from paddle_sft.export.slim.smooth import smooth
 from paddle_sft.export.slim.walk import measure
+from paddle_sft.models.config import read_config
 from paddle_sft.models.hub import load_model
 from paddle_sft.models.linears import compute_dtype, features, find_linears
 from paddle_sft.models.quantised import replace_layer
@@ -91,11 +92,12 @@ def deploy(job: DeployJob, calibration: Sequence[Any], held_out: Sequence[Any]) 
         held_out: samples on which loss and perplexity are measured, before and after.
 
     Raises:
-        ArgumentError: an algorithm or observer that the method can't use.
+        ArgumentError: an algorithm or observer that the method can't use, or a model that is quantised already.
         ModelError: the model can't be read, or is not one that the method can scale.
     """
     scheme = job.scheme
     choose("weight_observer", job.weight_observer, WEIGHT_OBSERVERS)
+    require_floats(job.model, read_config(job.model))
     network = load_model(job.model, "float32").model
     network.eval()
     rows = [sample.ids for sample in calibration]

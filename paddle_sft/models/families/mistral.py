@@ -20,6 +20,6 @@ FAMILY = Family(
     refusals=(refuse_rope(*FREQUENCIES),),
     attention=("paddlenlp.transformers.mistral.modeling:MistralAttention", "paddle_sft.models.networks.mistral:attend"),
     window=lambda config, layer: int(config.get("sliding_window") or 0),
-    splits=("tensor", "pipeline", "sep", "stage3"),
+    splits=("tensor", "sequence", "pipeline", "sep", "stage3"),
     norms=("MistralRMSNorm",),
 )  # fmt: skip

@@ -22,6 +22,6 @@ FAMILY = Family(
     refusals=(refuse_rope(*FREQUENCIES), router_loss),
     attention=("paddlenlp.transformers.mixtral.modeling:MixtralAttention", "paddle_sft.models.networks.rotary:attend"),
     window=lambda config, layer: int(config.get("sliding_window") or 0),
-    splits=("pipeline", "sep", "stage3"),
+    splits=("tensor", "pipeline", "sep", "stage3"),
     norms=("MixtralRMSNorm",),
 )  # fmt: skip

@@ -36,6 +36,6 @@ FAMILY = Family(
         "paddlenlp.transformers.qwen2_moe.modeling:Qwen2MoeAttention", "paddle_sft.models.networks.rotary:attend",
     ),
     window=window,
-    splits=("pipeline", "sep", "stage3"),
+    splits=("tensor", "pipeline", "sep", "stage3"),
     norms=("Qwen2MoeRMSNorm",),
 )  # fmt: skip

@@ -24,6 +24,9 @@ class MixtralForCausalLM(_MixtralForCausalLM):
             give_heads(layer.self_attn, config, qkv_bias=False)
             gate = Gate(config.hidden_size, config.num_local_experts, config.initializer_range)
             experts = list(layer.block_sparse_moe.experts)
+            for expert in experts:  # built for several ranks they have another order, in which adapters would be drawn
+                for name in ("w1", "w2", "w3"):
+                    expert.add_sublayer(name, expert._sub_layers.pop(name))
             layer.block_sparse_moe = SparseBlock(gate, experts, config.num_experts_per_tok, normalised=True)
         if config.tie_word_embeddings:
             tie_head(self)
