@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Dict, Mapping, Optional, Tuple
 
 from paddle_sft.adapters.base import AdapterConfig
-from paddle_sft.adapters.targets import Targets, names_path
+from paddle_sft.adapters.targets import names_path
 from paddle_sft.core.errors import ArgumentError
-from paddle_sft.models.linears import features
 
 
 @dataclass(frozen=True)
@@ -58,22 +57,6 @@ class LoRAConfig(AdapterConfig):
                 f"{key} names {', '.join(map(repr, unused))}, and no adapted layer has such a name (one is "
                 f"{self.target_modules[0]}); correct it or leave it out"
             )
-
-    def on(self, linears: Dict[str, Any], targets: Targets) -> AdapterConfig:
-        """As of every method.
-
-        Raises:
-            ArgumentError: a rank that no adapted layer has; above the smaller side of some it only wastes weights.
-        """
-        config: Any = super().on(linears, targets)
-        sizes = {path: features(linears[path]) for path in config.target_modules}
-        if sizes and all(config.for_path(path).lora_rank > min(size) for path, size in sizes.items()):
-            largest = max(sizes.values(), key=min)
-            raise ArgumentError(
-                f"lora_rank is {self.lora_rank}, and no adapted layer has a rank above {min(largest)} (the largest is "
-                f"{largest[0]} x {largest[1]}); lower it, or train every weight (leave lora out)"
-            )
-        return config
 
     def remarks(self, shapes: Dict[str, Tuple[int, int]]) -> Dict[str, Tuple[str, str]]:
         wide = [path for path, shape in shapes.items() if self.for_path(path).lora_rank > min(shape)]
