@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
-import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
+from paddle_sft.operators.linear import product
 from paddle_sft.quant.codec import Arrays, dequantise, quantise
 from paddle_sft.quant.scheme import Scheme
 
@@ -104,9 +104,15 @@ class _Product(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
         ctx.layer, ctx.dtype = layer, x.dtype
-        return paddle.matmul(x, layer.dequantised_weight().astype(x.dtype), transpose_y=True)
+        return _of_rows(x, layer.dequantised_weight().astype(x.dtype), transpose=True)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         weight = ctx.layer.dequantised_weight().astype(gradient.dtype)
-        return (gradient @ weight).astype(ctx.dtype)
+        return _of_rows(gradient, weight).astype(ctx.dtype)
+
+
+def _of_rows(x: Tensor, weight: Tensor, transpose: bool = False) -> Tensor:
+    """x [..., n] times a matrix."""
+    rows = product(x.reshape([-1, x.shape[-1]]), weight, transpose_y=transpose)
+    return rows.reshape([*x.shape[:-1], rows.shape[-1]])
